@@ -1,0 +1,69 @@
+"""Client of Shortlist, the retrieval stage of a recommender. Needs gRPC and protobuf only.
+
+from shortlist_client import Client
+
+with Client("127.0.0.1:50051") as client:
+    for item in client.recommend("196", k=10, attributes=["title"]).items:
+        print(item.id, item.score, item.attributes["title"])
+"""
+
+from shortlist_client.client import AsyncClient, Client
+from shortlist_client.errors import (
+    DeadlineExceeded,
+    InternalError,
+    InvalidArgument,
+    ItemNotFound,
+    ModelNotFound,
+    NotFound,
+    PermissionDenied,
+    ResourceExhausted,
+    ShortlistError,
+    Unauthenticated,
+    Unavailable,
+    UnexpectedStatus,
+    Unimplemented,
+    UserNotFound,
+)
+from shortlist_client.results import (
+    AttributeValue,
+    Fallback,
+    Item,
+    Model,
+    ModelDetails,
+    ModelState,
+    Recommendations,
+    Scores,
+    Shortfall,
+    SimilarItems,
+    Source,
+)
+
+__all__ = [
+    "AsyncClient",
+    "AttributeValue",
+    "Client",
+    "DeadlineExceeded",
+    "Fallback",
+    "InternalError",
+    "InvalidArgument",
+    "Item",
+    "ItemNotFound",
+    "Model",
+    "ModelDetails",
+    "ModelNotFound",
+    "ModelState",
+    "NotFound",
+    "PermissionDenied",
+    "Recommendations",
+    "ResourceExhausted",
+    "Scores",
+    "Shortfall",
+    "ShortlistError",
+    "SimilarItems",
+    "Source",
+    "Unauthenticated",
+    "Unavailable",
+    "UnexpectedStatus",
+    "Unimplemented",
+    "UserNotFound",
+]

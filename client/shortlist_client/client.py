@@ -1,0 +1,165 @@
+"""The blocking and the asyncio client: the same methods, made of the same calls."""
+
+import copy
+import functools
+from collections.abc import Awaitable, Callable
+from types import TracebackType
+from typing import Any, Concatenate, ParamSpec, Self, TypeVar
+
+import grpc
+import grpc.aio
+
+from shortlist_client import rpcs
+from shortlist_client.channel import channel_options
+from shortlist_client.errors import error_of
+from shortlist_client.rpcs import Rpc
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+DEFAULT_TARGET = "127.0.0.1:50051"
+DEFAULT_TIMEOUT_SECONDS = 2.0
+
+
+def _blocking(rpc: Rpc[P, Any, Any, T]) -> "Callable[Concatenate[Client, P], T]":
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        request = rpc.request(*args, **kwargs)
+        try:
+            return rpc.result(self._methods[rpc.path](request, timeout=self._timeout_seconds))
+        except grpc.RpcError as failed:
+            raise error_of(failed) from failed
+
+    functools.update_wrapper(call, rpc.request)
+    return call
+
+
+def _awaitable(rpc: Rpc[P, Any, Any, T]) -> "Callable[Concatenate[AsyncClient, P], Awaitable[T]]":
+    async def call(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
+        request = rpc.request(*args, **kwargs)
+        try:
+            return rpc.result(await self._methods[rpc.path](request, timeout=self._timeout_seconds))
+        except grpc.RpcError as failed:
+            raise error_of(failed) from failed
+
+    functools.update_wrapper(call, rpc.request)
+    return call
+
+
+_RPCS: tuple[Rpc[..., Any, Any, Any], ...] = (
+    rpcs.RECOMMEND,
+    rpcs.SIMILAR_ITEMS,
+    rpcs.SCORE,
+    rpcs.LIST_MODELS,
+    rpcs.GET_MODEL,
+)
+
+
+def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
+    return {
+        rpc.path: channel.unary_unary(
+            rpc.path,
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=rpc.response_type.FromString,
+        )
+        for rpc in _RPCS
+    }
+
+
+class Client:
+    """Asks a Shortlist server. Safe to share between threads; make one and keep it.
+
+    Args:
+        target: HOST:PORT, or any gRPC target.
+        timeout_seconds: the deadline of each call, its retries included.
+        credentials: for TLS; None for a plain connection.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        options = channel_options()
+        self._timeout_seconds = timeout_seconds
+        self._channel = (
+            grpc.insecure_channel(target, options)
+            if credentials is None
+            else grpc.secure_channel(target, credentials, options)
+        )
+        self._methods = _methods(self._channel)
+
+    recommend = _blocking(rpcs.RECOMMEND)
+    similar_items = _blocking(rpcs.SIMILAR_ITEMS)
+    score = _blocking(rpcs.SCORE)
+    list_models = _blocking(rpcs.LIST_MODELS)
+    get_model = _blocking(rpcs.GET_MODEL)
+
+    def with_timeout(self, seconds: float) -> Self:
+        """A client with another deadline over the same connection."""
+        other = copy.copy(self)
+        other._timeout_seconds = seconds
+        return other
+
+    def close(self) -> None:
+        """Closes the connection, which clients made by ``with_timeout`` share."""
+        self._channel.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+class AsyncClient:
+    """Asks a Shortlist server from asyncio: the methods of ``Client``, to be awaited.
+
+    Args:
+        target: HOST:PORT, or any gRPC target.
+        timeout_seconds: the deadline of each call, its retries included.
+        credentials: for TLS; None for a plain connection.
+    """
+
+    def __init__(
+        self,
+        target: str = DEFAULT_TARGET,
+        *,
+        timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+        credentials: grpc.ChannelCredentials | None = None,
+    ) -> None:
+        options = channel_options()
+        self._timeout_seconds = timeout_seconds
+        self._channel = (
+            grpc.aio.insecure_channel(target, options)
+            if credentials is None
+            else grpc.aio.secure_channel(target, credentials, options)
+        )
+        self._methods = _methods(self._channel)
+
+    recommend = _awaitable(rpcs.RECOMMEND)
+    similar_items = _awaitable(rpcs.SIMILAR_ITEMS)
+    score = _awaitable(rpcs.SCORE)
+    list_models = _awaitable(rpcs.LIST_MODELS)
+    get_model = _awaitable(rpcs.GET_MODEL)
+
+    def with_timeout(self, seconds: float) -> Self:
+        """A client with another deadline over the same connection."""
+        other = copy.copy(self)
+        other._timeout_seconds = seconds
+        return other
+
+    async def close(self) -> None:
+        """Closes the connection, which clients made by ``with_timeout`` share."""
+        await self._channel.close()
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        await self.close()

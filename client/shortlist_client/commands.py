@@ -1,0 +1,134 @@
+"""The client's commands: ``shortlist recommend``, ``similar``, ``models list`` and ``demo``."""
+
+import argparse
+import dataclasses
+import json
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from shortlist_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Client
+from shortlist_client.errors import ShortlistError, Unavailable
+from shortlist_client.results import Fallback, Item, Shortfall
+
+_SHOWN_ATTRIBUTES = ("title", "year", "genres")
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the client's commands to ``shortlist``."""
+    recommend = commands.add_parser("recommend", help="ask a running server for a user's items")
+    recommend.add_argument("user", metavar="USER", help="the user's id in the training data")
+    recommend.add_argument("--include-seen", action="store_true", help="also items the user interacted with")
+    recommend.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="items to leave out")
+    recommend.add_argument(
+        "--fallback", choices=list(Fallback), default=Fallback.NONE, help="when the model does not know the user"
+    )
+    _add_asking(recommend, _recommend)
+
+    similar = commands.add_parser("similar", help="ask a running server for an item's neighbours")
+    similar.add_argument("items", nargs="+", metavar="ITEM", help="item ids; several are asked for together")
+    _add_asking(similar, _similar)
+
+    models = commands.add_parser("models", help="ask a running server for its models")
+    models_commands = models.add_subparsers(title="models commands", metavar="COMMAND", required=True)
+    _add_connection(models_commands.add_parser("list", help="every version and its state"), _list_models)
+
+    demo = commands.add_parser("demo", help="train on MovieLens-100K, serve, ask and measure, then stop")
+    demo.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
+    demo.set_defaults(run=_demo)
+
+
+def _add_asking(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse.Namespace], None]) -> None:
+    parser.add_argument("-k", type=int, default=10, help="how many items (default: 10)")
+    parser.add_argument("--model-version", type=int, help="the version that shall answer (default: the newest)")
+    _add_connection(parser, ask)
+
+
+def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse.Namespace], None]) -> None:
+    parser.add_argument("--server", default=DEFAULT_TARGET, metavar="HOST:PORT", help=f"default: {DEFAULT_TARGET}")
+    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
+    parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
+
+    def run(options: argparse.Namespace) -> int:
+        try:
+            with Client(options.server, timeout_seconds=options.timeout) as client:
+                ask(client, options)
+        except ShortlistError as error:
+            hint = "; is `shortlist serve` running?" if isinstance(error, Unavailable) else ""
+            sys.stderr.write(f"shortlist: {error}{hint}\n")
+            return 1
+        return 0
+
+    parser.set_defaults(run=run)
+
+
+def _recommend(client: Client, options: argparse.Namespace) -> None:
+    answer = client.recommend(
+        options.user,
+        k=options.k,
+        exclude_seen=not options.include_seen,
+        exclude_item_ids=options.exclude,
+        fallback=options.fallback,
+        attributes=_attributes(client, options),
+        model_version=options.model_version,
+    )
+    if options.json:
+        return _print_json(dataclasses.asdict(answer))
+    _print(f"{answer.source} items for user {options.user}, from model version {answer.model_version}")
+    return _print_items(answer.items, answer.shortfall)
+
+
+def _similar(client: Client, options: argparse.Namespace) -> None:
+    answer = client.similar_items(
+        options.items, k=options.k, attributes=_attributes(client, options), model_version=options.model_version
+    )
+    if options.json:
+        return _print_json(dataclasses.asdict(answer))
+    _print(f"items like {', '.join(options.items)}, from model version {answer.model_version}")
+    return _print_items(answer.items, answer.shortfall)
+
+
+def _list_models(client: Client, options: argparse.Namespace) -> None:
+    models = client.list_models()
+    if options.json:
+        return _print_json([dataclasses.asdict(model) for model in models])
+    if not models:
+        _print("the server's models folder is empty; `shortlist train` publishes a version")
+    for model in models:
+        mark = "*" if model.default else " "
+        labels = f" [{', '.join(model.labels)}]" if model.labels else ""
+        reason = f": {model.state_reason}" if model.state_reason else ""
+        _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}")
+    return None
+
+
+def _attributes(client: Client, options: argparse.Namespace) -> list[str]:
+    """The attributes worth showing that the model has."""
+    known = client.get_model(model_version=options.model_version).attribute_names
+    return known if options.json else [name for name in _SHOWN_ATTRIBUTES if name in known]
+
+
+def _print_items(items: Sequence[Item], shortfall: Shortfall | None) -> None:
+    for place, item in enumerate(items, start=1):
+        genres = item.attributes.get("genres", "")
+        shown = ", ".join(genres) if isinstance(genres, list) else genres
+        _print(
+            f"{place:>4}  {item.score:>8.3f}  {item.id:<8} {item.attributes.get('title', '')!s:<50} {shown}".rstrip()
+        )
+    if shortfall is not None:
+        _print(f"      {len(items)} items only: {shortfall.replace('_', ' ')}")
+
+
+def _demo(options: argparse.Namespace) -> int:
+    from shortlist_client.demo import run_demo
+
+    return run_demo(options.models_dir)
+
+
+def _print_json(value: Any) -> None:
+    _print(json.dumps(value, indent=2, ensure_ascii=False))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")

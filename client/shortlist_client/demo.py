@@ -1,0 +1,142 @@
+"""``shortlist demo``: MovieLens-100K from the archive to a running service, step by step, by the commands of users."""
+
+import statistics
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shortlist_client.client import Client
+from shortlist_client.errors import ShortlistError
+
+DATA = "ml-100k"
+USER = "308"
+FILM = "172"
+_SHORTLIST = (sys.executable, "-m", "shortlist_client.main")
+_START_TIMEOUT_SECONDS = 60
+_LOAD_SECONDS = 3.0
+_LOAD_THREADS = 8
+
+
+class _StepFailed(Exception):
+    """A command of the demo did not succeed; it has said why."""
+
+
+def run_demo(models_dir: Path) -> int:
+    """Runs the demo and returns its exit status.
+
+    Args:
+        models_dir: where the model is published; a version that is there already is used as it is.
+    """
+    started = time.monotonic()
+    try:
+        _step(1, "data: MovieLens-100K")
+        _command("data", "fetch", DATA)
+        _step(2, "train, evaluate and publish a model")
+        if any(entry.name.isdecimal() for entry in models_dir.glob("*/")):
+            _print(f"{models_dir} holds a model already; it is used as it is")
+        else:
+            _command("train", "--data", DATA, "--models-dir", str(models_dir))
+        _step(3, "serve it over gRPC")
+        with _server(models_dir) as address:
+            _step(4, f"which items for user {USER}?")
+            _command("recommend", USER, "--server", address)
+            _step(5, "what is like The Empire Strikes Back?")
+            _command("similar", FILM, "--server", address)
+            _step(6, f"a short load test: {_LOAD_THREADS} threads of the Python client for {_LOAD_SECONDS:.0f} seconds")
+            _load(address)
+    except _StepFailed as error:
+        sys.stderr.write(f"shortlist: the demo stopped at: {error}\n")
+        return 1
+    _summary(models_dir, time.monotonic() - started)
+    return 0
+
+
+def _command(*arguments: str) -> None:
+    _print(f"$ shortlist {' '.join(arguments)}")
+    # A process of its own, as a user would start it: the client must not load what the trainer needs.
+    if subprocess.run([*_SHORTLIST, *arguments], check=False).returncode:
+        raise _StepFailed(" ".join(arguments))
+
+
+@contextmanager
+def _server(models_dir: Path) -> Iterator[str]:
+    """A server on a free port of loopback, stopped at the end; gives its address."""
+    command = [*_SHORTLIST, "serve", "--models-dir", str(models_dir), "--port", "0"]
+    _print(f"$ shortlist serve --models-dir {models_dir} --port 0")
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        stopper = threading.Timer(_START_TIMEOUT_SECONDS, process.kill)
+        stopper.start()
+        assert process.stdout is not None
+        line = process.stdout.readline()  # "listening on HOST:PORT", or nothing when it could not start
+        stopper.cancel()
+        if not line:
+            raise _StepFailed("serve")
+        try:
+            yield line.split()[-1]
+        finally:
+            process.terminate()
+
+
+def _load(address: str) -> None:
+    latencies: list[float] = []  # seconds; appending is atomic
+    failures: Counter[str] = Counter()
+    end = time.monotonic() + _LOAD_SECONDS
+
+    def ask(first_user: int) -> None:
+        user = first_user
+        while time.monotonic() < end:
+            begin = time.perf_counter()
+            try:
+                client.recommend(str(user % 943 + 1))
+                latencies.append(time.perf_counter() - begin)
+            except ShortlistError as error:
+                failures[error.code.name] += 1
+            user += _LOAD_THREADS
+
+    with Client(address) as client:
+        threads = [threading.Thread(target=ask, args=(number,)) for number in range(_LOAD_THREADS)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    if failures or len(latencies) < 2:
+        raise _StepFailed(f"the load test: {dict(failures)}")
+    percentiles = statistics.quantiles(latencies, n=100)
+    _print(
+        f"{len(latencies) / _LOAD_SECONDS:,.0f} requests/s, latency p50 {percentiles[49] * 1e3:.1f} ms, "
+        f"p99 {percentiles[98] * 1e3:.1f} ms, no errors (client and server share this machine's cores)"
+    )
+
+
+def _summary(models_dir: Path, seconds: float) -> None:
+    newest = max((int(entry.name) for entry in models_dir.glob("*/") if entry.name.isdecimal()), default=0)
+    _print(
+        f"""
+Done in {seconds:.0f} s; the server has been stopped.
+
+  model       {models_dir / str(newest)}/  (manifest.json says how it was trained and how good it is)
+  command     {Path(sys.executable).parent / "shortlist"}
+
+Try next, in two terminals (source {Path(sys.executable).parent}/activate first):
+
+  shortlist serve --models-dir {models_dir}
+  shortlist recommend 196
+  shortlist similar 1 -k 5
+  shortlist models list
+  shortlist train --data {DATA} --model mf --models-dir {models_dir}     # predicts ratings; publishes a new version
+"""
+    )
+
+
+def _step(number: int, title: str) -> None:
+    _print(f"\n[{number}/6] {title}")
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+    sys.stdout.flush()

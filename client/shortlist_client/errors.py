@@ -1,0 +1,178 @@
+"""What a call can fail with, and the one table from gRPC statuses to it.
+
+ShortlistError
+├── InvalidArgument      a field outside its limits
+├── NotFound
+│   ├── UserNotFound
+│   ├── ItemNotFound
+│   └── ModelNotFound
+├── Unavailable          no server, or no model ready yet
+├── ResourceExhausted    too many requests are waiting
+├── DeadlineExceeded     no answer within the client's timeout
+├── Unauthenticated
+├── PermissionDenied
+├── Unimplemented        the server cannot do what was asked
+├── InternalError        anything unforeseen in the server
+└── UnexpectedStatus     a status that Shortlist does not send
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+from google.rpc import error_details_pb2, status_pb2
+from grpc_status import rpc_status
+
+M = TypeVar("M", bound=Message)
+
+
+class ShortlistError(Exception):
+    """A call that failed; the text is the server's.
+
+    Attributes:
+        code: the gRPC status code.
+    """
+
+    def __init__(self, message: str, code: grpc.StatusCode, status: status_pb2.Status) -> None:
+        super().__init__(message)
+        self.code = code
+        self._read(status)
+
+    def _read(self, status: status_pb2.Status) -> None:
+        """Takes what the error's details say."""
+
+
+class InvalidArgument(ShortlistError):
+    """A field outside its limits.
+
+    Attributes:
+        violations: field path to what is wrong with it.
+    """
+
+    violations: Mapping[str, str]
+
+    def _read(self, status: status_pb2.Status) -> None:
+        details = _detail(status, error_details_pb2.BadRequest())
+        self.violations = {one.field: one.description for one in details.field_violations}
+
+
+class NotFound(ShortlistError):
+    """A named thing that does not exist.
+
+    Attributes:
+        resource_type: "user", "item", "model" or "cluster".
+        resource_name: what the call named it.
+    """
+
+    resource_type: str
+    resource_name: str
+
+    def _read(self, status: status_pb2.Status) -> None:
+        details = _detail(status, error_details_pb2.ResourceInfo())
+        self.resource_type, self.resource_name = details.resource_type, details.resource_name
+
+
+class UserNotFound(NotFound):
+    """The model knows no such user."""
+
+
+class ItemNotFound(NotFound):
+    """The model knows no such item."""
+
+
+class ModelNotFound(NotFound):
+    """The server has no such version or label."""
+
+
+class _Retriable(ShortlistError):
+    """A call that may succeed later.
+
+    Attributes:
+        retry_after_seconds: how long the server asks to wait; None when it does not say.
+    """
+
+    retry_after_seconds: float | None
+
+    def _read(self, status: status_pb2.Status) -> None:
+        details = _detail(status, error_details_pb2.RetryInfo())
+        delay = details.retry_delay
+        self.retry_after_seconds = delay.seconds + delay.nanos / 1e9 if details.HasField("retry_delay") else None
+
+
+class Unavailable(_Retriable):
+    """There is no server, or it has no model ready yet."""
+
+
+class ResourceExhausted(_Retriable):
+    """Too many requests are waiting, or a message is too large."""
+
+
+class DeadlineExceeded(ShortlistError):
+    """No answer came within the client's timeout."""
+
+
+class Unauthenticated(ShortlistError):
+    """The server does not know who is calling."""
+
+
+class PermissionDenied(ShortlistError):
+    """The caller may not do this."""
+
+
+class Unimplemented(ShortlistError):
+    """The server cannot do what was asked."""
+
+
+class InternalError(ShortlistError):
+    """Anything unforeseen in the server.
+
+    Attributes:
+        request_id: by which the server's log tells more; empty when it gave none.
+    """
+
+    request_id: str
+
+    def _read(self, status: status_pb2.Status) -> None:
+        self.request_id = _detail(status, error_details_pb2.RequestInfo()).request_id
+
+
+class UnexpectedStatus(ShortlistError):
+    """A status that Shortlist itself does not send."""
+
+
+TABLE: Mapping[grpc.StatusCode, type[ShortlistError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidArgument,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,
+    grpc.StatusCode.UNIMPLEMENTED: Unimplemented,
+    grpc.StatusCode.INTERNAL: InternalError,
+}
+
+_NOT_FOUND: Mapping[str, type[NotFound]] = {"user": UserNotFound, "item": ItemNotFound, "model": ModelNotFound}
+
+
+def error_of(failed: grpc.RpcError) -> ShortlistError:
+    """The typed error of a failed call, blocking or asyncio."""
+    call: grpc.Call = failed  # type: ignore[assignment]  # every error a call raises is a call, which stubs do not say
+    code, message = call.code(), call.details() or ""
+    try:
+        status = rpc_status.from_call(call) or status_pb2.Status()
+    except ValueError:  # details that do not belong to the status, as a proxy may leave them
+        status = status_pb2.Status()
+    kind = TABLE.get(code, UnexpectedStatus)
+    if kind is NotFound:
+        kind = _NOT_FOUND.get(_detail(status, error_details_pb2.ResourceInfo()).resource_type, NotFound)
+    return kind(message, code, status)
+
+
+def _detail(status: status_pb2.Status, message: M) -> M:
+    """The detail of the message's type, or the empty message where there is none."""
+    for packed in status.details:
+        if packed.Unpack(message):
+            break
+    return message

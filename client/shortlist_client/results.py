@@ -1,0 +1,145 @@
+"""What calls return: plain frozen dataclasses, free of gRPC and protobuf."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+AttributeValue = str | int | float | bool | list[str]
+
+
+class Source(StrEnum):
+    """Where an answer came from."""
+
+    UNSPECIFIED = "unspecified"
+    PERSONALIZED = "personalized"
+    FOLDED_IN = "folded_in"
+    CLUSTER = "cluster"
+    POPULAR = "popular"
+
+
+class Shortfall(StrEnum):
+    """Why fewer than k items came back."""
+
+    UNSPECIFIED = "unspecified"
+    CATALOGUE_EXHAUSTED = "catalogue_exhausted"
+    FILTER = "filter"
+    MIN_SCORE = "min_score"
+    DIVERSITY = "diversity"
+
+
+class ModelState(StrEnum):
+    """How far a version has come."""
+
+    UNSPECIFIED = "unspecified"
+    AVAILABLE = "available"
+    LOADING = "loading"
+    READY = "ready"
+    FAILED = "failed"
+
+
+class Fallback(StrEnum):
+    """What to answer when the model does not know the user."""
+
+    NONE = "none"
+    POPULAR = "popular"
+    CLUSTER = "cluster"
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of an answer.
+
+    Attributes:
+        id: the id it had in the training data.
+        score: the model's prediction, or the cosine from ``similar_items``.
+        attributes: those that were asked for and that the item has.
+    """
+
+    id: str
+    score: float
+    attributes: Mapping[str, AttributeValue]
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendations:
+    """The best items for a user, best first.
+
+    Attributes:
+        items: exactly k wherever k allowed items exist.
+        model_version: the version that answered.
+        source: where the items came from.
+        shortfall: why there are fewer than k; None when there are k.
+    """
+
+    items: Sequence[Item]
+    model_version: int
+    source: Source
+    shortfall: Shortfall | None
+
+
+@dataclass(frozen=True, slots=True)
+class SimilarItems:
+    """The nearest items, nearest first.
+
+    Attributes:
+        items: exactly k wherever k other items exist.
+        model_version: the version that answered.
+        shortfall: why there are fewer than k; None when there are k.
+    """
+
+    items: Sequence[Item]
+    model_version: int
+    shortfall: Shortfall | None
+
+
+@dataclass(frozen=True, slots=True)
+class Scores:
+    """The model's predictions.
+
+    Attributes:
+        scores: the i-th belongs to the i-th item asked for.
+        model_version: the version that answered.
+    """
+
+    scores: Sequence[float]
+    model_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """One version in a server's models folder.
+
+    Attributes:
+        version: its number, the newest highest.
+        state: how far it has come.
+        state_reason: why it is in this state; empty when it is ready.
+        labels: the labels that point at it.
+        default: whether it answers when no version is named.
+        model_name: the kind of model, such as "ials".
+    """
+
+    version: int
+    state: ModelState
+    state_reason: str
+    labels: Sequence[str]
+    default: bool
+    model_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class ModelDetails:
+    """One version with its manifest.
+
+    Attributes:
+        model: the version.
+        manifest: the ModelManifest message as plain values, its fields named as in manifest.proto.
+    """
+
+    model: Model
+    manifest: Mapping[str, Any]
+
+    @property
+    def attribute_names(self) -> list[str]:
+        """The item attributes that a call may ask for."""
+        return [attribute["name"] for attribute in self.manifest.get("item_attributes", [])]

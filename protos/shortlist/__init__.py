@@ -1,0 +1,1 @@
+"""The wire contract and the model manifest, as generated from the .proto files beside this module."""

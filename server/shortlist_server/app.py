@@ -1,0 +1,142 @@
+"""The composition root: builds the server from its configuration, starts it and shuts it down."""
+
+import logging
+import threading
+import time
+from concurrent import futures
+from dataclasses import dataclass
+from pathlib import Path
+
+import grpc
+import torch
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from shortlist_server.admission import Admission
+from shortlist_server.model.store import ModelStore
+from shortlist_server.service.interceptors import CallScope, CallsUnderWay
+from shortlist_server.service.model_service import ModelService
+from shortlist_server.service.recommender_service import RecommenderService
+
+log = logging.getLogger(__name__)
+
+RECOMMENDER = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"].full_name
+MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+WHOLE_SERVER = ""
+"""What gRPC health calls a server as a whole."""
+
+_SPARE_THREADS = 8
+"""For health, reflection and ModelService while every place of the recommender is taken."""
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Everything that can be chosen about a server.
+
+    Attributes:
+        models_dir: the folder whose newest good version answers.
+        host: the address to listen on; loopback unless told otherwise.
+        port: 0 for any free one.
+        device: torch device of the user table, "auto" for a GPU where there is one.
+        working: requests that compute at once.
+        waiting: requests that may wait for their turn.
+        drain_seconds: how long health has been NOT_SERVING before new calls are refused.
+        grace_seconds: how long calls under way may take to finish at shutdown.
+        retry_load_seconds: how often a folder without a good version is looked at again.
+    """
+
+    models_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 50051
+    device: str = "auto"
+    working: int = 2
+    waiting: int = 128
+    drain_seconds: float = 0.0
+    grace_seconds: float = 10.0
+    retry_load_seconds: float = 2.0
+
+
+class ServerApp:
+    """A gRPC server with its models.
+
+    Raises:
+        OSError: the address cannot be listened on.
+        RuntimeError: torch has no such device.
+    """
+
+    def __init__(self, config: ServerConfig) -> None:
+        self._config = config
+        self._store = ModelStore(config.models_dir, _device(config.device))
+        self._under_way = CallsUnderWay()
+        self._health = health.HealthServicer()
+        self._stopping = threading.Event()
+        self._server = grpc.server(
+            futures.ThreadPoolExecutor(config.working + config.waiting + _SPARE_THREADS, "rpc"),
+            interceptors=[CallScope(self._under_way)],
+            # Without this a second server on the same port would silently take half of the calls.
+            options=[("grpc.so_reuseport", 0)],
+        )
+        admission = Admission(config.working, config.waiting)
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
+            RecommenderService(self._store, admission), self._server
+        )
+        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._store), self._server)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        names = (RECOMMENDER, MODELS, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        reflection.enable_server_reflection(names, self._server)
+        self._set_health(ready=False)
+        address = f"[{config.host}]" if ":" in config.host else config.host
+        try:
+            self.port = self._server.add_insecure_port(f"{address}:{config.port}")
+        except RuntimeError as error:
+            raise OSError(
+                f"cannot listen on {address}:{config.port}: it is in use or not an address of this machine; "
+                "choose another with --host and --port"
+            ) from error
+        self.address = f"{address}:{self.port}"
+
+    def start(self) -> None:
+        """Listens, then loads the newest good version; keeps looking for one while there is none."""
+        self._server.start()
+        if self._load():
+            return
+        log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
+        threading.Thread(target=self._load_later, name="load", daemon=True).start()
+
+    def _load(self) -> bool:
+        ready = self._store.load_newest()
+        if not self._stopping.is_set():
+            self._set_health(ready=ready)
+        return ready
+
+    def _load_later(self) -> None:
+        while not self._stopping.wait(self._config.retry_load_seconds):
+            if self._load():
+                return
+
+    def _set_health(self, *, ready: bool) -> None:
+        serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+        for name in (WHOLE_SERVER, RECOMMENDER):
+            self._health.set(name, serving if ready else not_serving)
+        self._health.set(MODELS, serving)
+
+    def stop(self) -> None:
+        """Turns health to NOT_SERVING, refuses new calls, lets those under way finish, then closes."""
+        self._stopping.set()
+        self._health.enter_graceful_shutdown()
+        time.sleep(self._config.drain_seconds)
+        closed = self._server.stop(self._config.grace_seconds)
+        if not self._under_way.wait_for_none(self._config.grace_seconds):
+            log.warning("calls under way were cut off after %.1f s", self._config.grace_seconds)
+        # What is left are watchers of the health service, which would hold the server for the whole grace time.
+        self._server.stop(None)
+        closed.wait()
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    device = torch.device(name)
+    torch.empty(1, device=device)  # fails now, not at the first request
+    return device

@@ -1,0 +1,83 @@
+"""The server's command: ``shortlist serve``."""
+
+import argparse
+import logging
+import os
+import signal
+import sys
+import threading
+from pathlib import Path
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the server's command to ``shortlist``."""
+    serve = commands.add_parser(
+        "serve",
+        help="answer queries from the newest published model",
+        formatter_class=argparse.ArgumentDefaultsHelpFormatter,
+    )
+    serve.set_defaults(run=_serve, extra="server")
+    serve.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions are")
+    serve.add_argument("--host", default="127.0.0.1", metavar="H", help="address to listen on")
+    serve.add_argument("--port", type=int, default=50051, metavar="P", help="port to listen on, 0 for any free one")
+    serve.add_argument(
+        "--device", default="auto", help="of the user table: auto (a GPU where there is one), cpu, cuda …"
+    )
+    serve.add_argument("--working", type=int, default=os.cpu_count() or 1, help="requests that compute at once")
+    serve.add_argument("--waiting", type=int, default=128, help="requests that may wait for their turn")
+    serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
+    serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
+
+    health = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
+    health.set_defaults(run=_health, extra="server")
+    health.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
+    health.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
+
+
+def _health(options: argparse.Namespace) -> int:
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    with grpc.insecure_channel(options.server) as channel:
+        try:
+            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=options.timeout)
+        except grpc.RpcError as error:
+            sys.stderr.write(f"shortlist: {options.server} does not answer: {error}\n")
+            return 1
+    state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
+    sys.stdout.write(f"{state}\n")
+    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+
+
+def _serve(options: argparse.Namespace) -> int:
+    # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
+    # this when torch and FAISS are loaded, which is below.
+    os.environ.setdefault("OMP_NUM_THREADS", "1")
+    from shortlist_server.app import ServerApp, ServerConfig
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    try:
+        app = ServerApp(
+            ServerConfig(
+                models_dir=options.models_dir,
+                host=options.host,
+                port=options.port,
+                device=options.device,
+                working=options.working,
+                waiting=options.waiting,
+                drain_seconds=options.drain_seconds,
+                grace_seconds=options.grace_seconds,
+            )
+        )
+    except (OSError, RuntimeError, AssertionError) as error:
+        sys.stderr.write(f"shortlist: {error}\n")
+        return 1
+    app.start()
+    sys.stdout.write(f"listening on {app.address}\n")
+    sys.stdout.flush()
+    stop.wait()
+    app.stop()
+    return 0

@@ -1,0 +1,69 @@
+"""External ids and rows, read from memory-mapped arrays. docs/model-format.md describes them."""
+
+import hashlib
+from collections.abc import Iterable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+Int64Array = npt.NDArray[np.int64]
+
+UNKNOWN = -1
+
+
+class IdTable:
+    """Both directions between external ids and rows, without any per-id object in memory.
+
+    Args:
+        text: uint8, all ids in UTF-8 one after the other.
+        offsets: (n + 1,) uint64, where each begins in ``text``.
+        hashes: (n,) uint64, ascending: the 8-byte BLAKE2b of each id.
+        rows: (n,) uint32, the row that each hash belongs to.
+    """
+
+    def __init__(
+        self,
+        text: npt.NDArray[np.uint8],
+        offsets: npt.NDArray[np.uint64],
+        hashes: npt.NDArray[np.uint64],
+        rows: npt.NDArray[np.uint32],
+    ) -> None:
+        self._text = text
+        self._offsets = offsets
+        self._hashes = hashes
+        self._rows = rows
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def row(self, external_id: str) -> int:
+        """The row of an id, or ``UNKNOWN``."""
+        return int(self.rows([external_id])[0])
+
+    def rows(self, external_ids: Sequence[str]) -> Int64Array:
+        """(n,) the rows of ids, the i-th for the i-th, ``UNKNOWN`` where the table has no such id."""
+        encoded = [external_id.encode("utf-8", "surrogatepass") for external_id in external_ids]
+        hashes = np.array([_hash(one) for one in encoded], dtype=np.uint64)
+        positions = self._hashes.searchsorted(hashes)
+        found = (self._find(*pair) for pair in zip(encoded, hashes, positions.tolist(), strict=True))
+        return np.fromiter(found, dtype=np.int64, count=len(encoded))
+
+    def _find(self, encoded: bytes, hashed: np.uint64, position: int) -> int:
+        # Different ids may share a hash, so each candidate's text is compared.
+        while position < len(self._hashes) and self._hashes[position] == hashed:
+            row = int(self._rows[position])
+            if self._bytes(row) == encoded:
+                return row
+            position += 1
+        return UNKNOWN
+
+    def ids(self, rows: Iterable[int]) -> list[str]:
+        """The external ids of rows, the i-th for the i-th."""
+        return [self._bytes(row).decode() for row in rows]
+
+    def _bytes(self, row: int) -> bytes:
+        return self._text[int(self._offsets[row]) : int(self._offsets[row + 1])].tobytes()
+
+
+def _hash(encoded: bytes) -> int:
+    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

@@ -1,0 +1,1 @@
+"""Published models on disk: reading and verifying a folder, and choosing which version answers."""

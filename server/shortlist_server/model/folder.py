@@ -1,0 +1,216 @@
+"""Reading one model folder, and refusing it when it is not what its manifest says."""
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+import torch
+from google.protobuf import json_format
+
+from shortlist.v1 import manifest_pb2
+from shortlist_server.errors import BadModel
+from shortlist_server.id_table import IdTable
+from shortlist_server.item_attributes import ItemAttributes
+from shortlist_server.item_index import ItemIndex
+from shortlist_server.model.tensors import map_tensors
+from shortlist_server.recommend import Recommender
+from shortlist_server.seen_items import SeenItems
+from shortlist_server.user_embeddings import UserEmbeddings
+
+FORMAT_VERSION = 1
+"""The newest format this server reads."""
+
+MANIFEST = "manifest.json"
+USER_EMBEDDINGS = "user_embeddings.safetensors"
+ITEM_EMBEDDINGS = "item_embeddings.safetensors"
+USER_IDS = "user_ids.safetensors"
+ITEM_IDS = "item_ids.safetensors"
+SEEN = "seen.safetensors"
+ITEM_ATTRIBUTES = "item_attributes.arrow"
+ITEM_INDEX = "items.faiss"
+NEIGHBOUR_INDEX = "neighbours.faiss"
+
+REQUIRED = (
+    USER_EMBEDDINGS, ITEM_EMBEDDINGS, USER_IDS, ITEM_IDS, SEEN, ITEM_ATTRIBUTES, ITEM_INDEX, NEIGHBOUR_INDEX
+)  # fmt: skip
+
+INTERACTION_COUNT = "interaction_count"
+"""The attribute that every model has: how many users interacted with the item."""
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A version that answers queries.
+
+    Attributes:
+        version: the folder's number.
+        manifest: what the folder says of itself.
+        recommender: answers from it.
+    """
+
+    version: int
+    manifest: manifest_pb2.ModelManifest
+    recommender: Recommender
+
+
+def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
+    """The manifest of a folder, of a format this server reads.
+
+    Raises:
+        BadModel: it is missing, unreadable, of another version than the folder's name or of a newer format.
+    """
+    try:
+        manifest = json_format.Parse((folder / MANIFEST).read_bytes(), manifest_pb2.ModelManifest())
+    except FileNotFoundError as error:
+        raise BadModel(f"{MANIFEST} is missing") from error
+    except (OSError, json_format.ParseError, ValueError) as error:
+        newer = _newer_format(folder)
+        raise BadModel(newer or f"{MANIFEST} cannot be read: {error}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise BadModel(
+            f"{MANIFEST}: format {manifest.format_version}, but this server reads format {FORMAT_VERSION} only"
+        )
+    if str(manifest.version) != folder.name:
+        raise BadModel(f"{MANIFEST}: version {manifest.version}, but the folder is {folder.name}")
+    return manifest
+
+
+def _newer_format(folder: Path) -> str | None:
+    """The reason when a manifest does not parse because its format has fields this server does not know."""
+    manifest = manifest_pb2.ModelManifest()
+    try:
+        json_format.Parse((folder / MANIFEST).read_bytes(), manifest, ignore_unknown_fields=True)
+    except (OSError, json_format.ParseError, ValueError):
+        return None
+    if manifest.format_version <= FORMAT_VERSION:
+        return None
+    return f"{MANIFEST}: format {manifest.format_version}, but this server reads format {FORMAT_VERSION} only"
+
+
+def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
+    """Verifies every checksum of a folder and makes it answer.
+
+    Args:
+        folder: MODELS_DIR/<version>.
+        device: where the user table shall live.
+
+    Raises:
+        BadModel: a file is missing, changed, or does not fit the others; the text names it.
+    """
+    manifest = read_manifest(folder)
+    _verify_files(folder, manifest)
+    users = _embeddings(folder / USER_EMBEDDINGS, manifest.user_count, manifest)
+    items = _embeddings(folder / ITEM_EMBEDDINGS, manifest.item_count, manifest)
+    attributes = _attributes(folder / ITEM_ATTRIBUTES, manifest.item_count)
+    popularity = attributes.numbers(INTERACTION_COUNT)
+    taste = items["embeddings"][:, : manifest.embedding_size - manifest.bias_columns]
+    lengths = np.linalg.norm(taste, axis=1)
+    recommender = Recommender(
+        user_ids=_id_table(folder / USER_IDS, manifest.user_count),
+        item_ids=_id_table(folder / ITEM_IDS, manifest.item_count),
+        users=UserEmbeddings(users["embeddings"], users.get("bias"), device),
+        items=_item_index(folder / ITEM_INDEX, manifest.item_index, items["embeddings"]),
+        neighbours=_item_index(
+            folder / NEIGHBOUR_INDEX,
+            manifest.neighbour_index,
+            taste,
+            np.divide(1, lengths, out=np.zeros_like(lengths), where=lengths > 0),
+        ),
+        seen=_seen(folder / SEEN, manifest),
+        attributes=attributes,
+        popular=np.argsort(-popularity, kind="stable"),
+        popularity=popularity,
+        score_constant=manifest.score_constant,
+    )
+    return LoadedModel(manifest.version, manifest, recommender)
+
+
+def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
+    listed = {entry.name for entry in manifest.files}
+    for name in REQUIRED:
+        if name not in listed:
+            raise BadModel(f"{MANIFEST} does not list {name}")
+    for entry in manifest.files:
+        if Path(entry.name).name != entry.name:
+            raise BadModel(f"{MANIFEST} lists {entry.name!r}, which is not a plain file name")
+        try:
+            with (folder / entry.name).open("rb") as file:
+                size = file.seek(0, 2)
+                if size != entry.size_bytes:
+                    raise BadModel(f"{entry.name} has {size:,} bytes, but {MANIFEST} says {entry.size_bytes:,}")
+                file.seek(0)
+                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                    raise BadModel(f"{entry.name} does not match its checksum in {MANIFEST}")
+        except FileNotFoundError as error:
+            raise BadModel(f"{entry.name} is missing") from error
+        except OSError as error:
+            raise BadModel(f"{entry.name} cannot be read: {error.strerror}") from error
+
+
+def _require(condition: bool, path: Path, reason: str) -> None:
+    if not condition:
+        raise BadModel(f"{path.name} {reason}")
+
+
+def _embeddings(path: Path, rows: int, manifest: manifest_pb2.ModelManifest) -> dict[str, npt.NDArray[Any]]:
+    tensors = map_tensors(path)
+    _require("embeddings" in tensors, path, "holds no embeddings")
+    expected = (rows, manifest.embedding_size)
+    shape = tensors["embeddings"].shape
+    _require(shape == expected, path, f"has embeddings of shape {shape}, but {MANIFEST} says {expected}")
+    _require("bias" not in tensors or tensors["bias"].shape == (rows,), path, "has biases of another length")
+    return tensors
+
+
+def _id_table(path: Path, rows: int) -> IdTable:
+    tensors = map_tensors(path)
+    _require({"text", "offsets", "hashes", "rows"} <= tensors.keys(), path, "lacks an array of the id table")
+    lengths = {len(tensors["offsets"]) - 1, len(tensors["hashes"]), len(tensors["rows"])}
+    _require(lengths == {rows}, path, f"is for {lengths} rows, but {MANIFEST} says {rows}")
+    _require(int(tensors["offsets"][-1]) == len(tensors["text"]), path, "has offsets that do not fit its text")
+    return IdTable(tensors["text"], tensors["offsets"], tensors["hashes"], tensors["rows"])
+
+
+def _seen(path: Path, manifest: manifest_pb2.ModelManifest) -> SeenItems:
+    tensors = map_tensors(path)
+    _require({"offsets", "items"} <= tensors.keys(), path, "lacks an array")
+    offsets, items = tensors["offsets"], tensors["items"]
+    _require(len(offsets) == manifest.user_count + 1, path, "is for another number of users")
+    _require(int(offsets[-1]) == len(items), path, "has offsets that do not fit its items")
+    _require(len(items) == 0 or int(items.max()) < manifest.item_count, path, "names items that the model lacks")
+    return SeenItems(offsets, items)
+
+
+def _attributes(path: Path, items: int) -> ItemAttributes:
+    try:
+        table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
+    except (OSError, pa.ArrowInvalid) as error:
+        raise BadModel(f"{path.name} is not a readable Arrow file: {error}") from error
+    _require(table.num_rows == items, path, f"has {table.num_rows} rows, but {MANIFEST} says {items}")
+    _require(INTERACTION_COUNT in table.column_names, path, f"has no column {INTERACTION_COUNT}")
+    return ItemAttributes(table)
+
+
+def _item_index(
+    path: Path,
+    info: manifest_pb2.IndexInfo,
+    vectors: npt.NDArray[np.float32],
+    scale: npt.NDArray[np.float32] | None = None,
+) -> ItemIndex:
+    try:
+        index = faiss.read_index(str(path))
+    except RuntimeError as error:
+        raise BadModel(f"{path.name} is not a readable FAISS index") from error
+    shape = (index.ntotal, index.d)
+    _require(shape == vectors.shape, path, f"indexes vectors of shape {shape}, but the embeddings are {vectors.shape}")
+    _require(index.metric_type == faiss.METRIC_INNER_PRODUCT, path, "is not an inner-product index")
+    parameters = {name: int(value) for name, value in info.search_parameters.items()}
+    _require(
+        parameters.keys() <= {"nprobe"}, path, f"has search parameters {parameters} that this server does not know"
+    )
+    return ItemIndex(index, vectors, scale, parameters)

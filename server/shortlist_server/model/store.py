@@ -1,0 +1,146 @@
+"""The models folder: which versions there are, which one answers, and why the others do not."""
+
+import logging
+import threading
+from dataclasses import dataclass
+from enum import Enum, auto
+from pathlib import Path
+
+import torch
+
+from shortlist.v1 import manifest_pb2
+from shortlist_server.errors import BadModel, ModelNotFound, NoModelReady, shown
+from shortlist_server.model.folder import LoadedModel, load_model, read_manifest
+
+log = logging.getLogger(__name__)
+
+
+class State(Enum):
+    """How far a version has come."""
+
+    AVAILABLE = auto()
+    READY = auto()
+    FAILED = auto()
+
+
+@dataclass(frozen=True)
+class Version:
+    """A version in the models folder.
+
+    Attributes:
+        number: its version number.
+        state: how far it has come.
+        reason: why it is in this state; empty when it answers.
+        manifest: what it says of itself; None when that cannot be read.
+    """
+
+    number: int
+    state: State
+    reason: str
+    manifest: manifest_pb2.ModelManifest | None
+
+
+class ModelStore:
+    """Loads the newest good version of a models folder.
+
+    Args:
+        models_dir: holds one folder per version.
+        device: where user tables live.
+    """
+
+    def __init__(self, models_dir: Path, device: torch.device | str) -> None:
+        self._models_dir = models_dir
+        self._device = device
+        self._loaded: LoadedModel | None = None
+        # Version to its folder's time of change and the reason it was refused: a bad version is read again only when
+        # it has changed.
+        self._refused: dict[int, tuple[int, str]] = {}
+        self._loading = threading.Lock()
+
+    def load_newest(self) -> bool:
+        """Loads the newest version that is good, unless one is loaded. Says whether one is loaded now."""
+        with self._loading:
+            for number in self._numbers():
+                if self._loaded is not None:
+                    break
+                self._try(number)
+            return self._loaded is not None
+
+    def _try(self, number: int) -> None:
+        folder = self._models_dir / str(number)
+        try:
+            changed = folder.stat().st_mtime_ns
+            if self._refused.get(number, (None, ""))[0] == changed:
+                return
+            self._loaded = load_model(folder, self._device)
+        except BadModel as error:
+            self._refused[number] = (changed, str(error))
+            log.error("version %d in %s is refused: %s", number, self._models_dir, error)
+        except FileNotFoundError:
+            pass  # taken away since the folder was listed
+        else:
+            manifest = self._loaded.manifest
+            log.info(
+                "version %d is ready: %s, %d users, %d items, %d dimensions",
+                *(number, manifest.model_name, manifest.user_count, manifest.item_count, manifest.embedding_size),
+            )
+
+    def default(self) -> LoadedModel:
+        """The version that answers when none is named.
+
+        Raises:
+            NoModelReady: none is loaded yet.
+        """
+        loaded = self._loaded
+        if loaded is None:
+            raise NoModelReady
+        return loaded
+
+    def select(self, version: int | None = None, label: str | None = None) -> LoadedModel:
+        """The loaded version that is named, or the default.
+
+        Raises:
+            ModelNotFound: it is not loaded.
+            NoModelReady: none is loaded yet.
+        """
+        loaded = self.default()
+        if label is not None:
+            raise ModelNotFound(label, f"no version bears the label {shown(label)}")
+        if version is not None and version != loaded.version:
+            raise ModelNotFound(str(version), f"version {version} is not loaded; version {loaded.version} is")
+        return loaded
+
+    def versions(self) -> list[Version]:
+        """Every version in the folder, newest first."""
+        return [self._describe(number) for number in self._numbers()]
+
+    def version(self, number: int) -> Version:
+        """One version in the folder.
+
+        Raises:
+            ModelNotFound: there is none of this number.
+        """
+        if number not in self._numbers():
+            raise ModelNotFound(str(number), f"there is no version {number}")
+        return self._describe(number)
+
+    def _describe(self, number: int) -> Version:
+        loaded = self._loaded
+        if loaded is not None and loaded.version == number:
+            return Version(number, State.READY, "", loaded.manifest)
+        refused = self._refused.get(number)
+        try:
+            manifest = read_manifest(self._models_dir / str(number))
+        except BadModel as error:
+            return Version(number, State.FAILED, refused[1] if refused else str(error), None)
+        if refused:
+            return Version(number, State.FAILED, refused[1], manifest)
+        return Version(number, State.AVAILABLE, "not loaded", manifest)
+
+    def _numbers(self) -> list[int]:
+        """The version numbers in the folder, newest first."""
+        try:
+            names = [entry.name for entry in self._models_dir.iterdir() if entry.is_dir()]
+        except FileNotFoundError:
+            return []
+        return sorted((int(name) for name in names if name.isdecimal() and str(int(name)) == name != "0"), reverse=True)

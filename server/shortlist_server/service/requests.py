@@ -1,0 +1,130 @@
+"""From request messages to queries: every limit of the contract is checked here."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from shortlist.v1 import common_pb2, recommender_pb2
+from shortlist_server.errors import InvalidField, NotSupported
+from shortlist_server.recommend import Fallback, RecommendQuery, SimilarItemsQuery
+
+DEFAULT_K = 10
+MAX_K = 1_000
+MAX_ID_BYTES = 512
+MAX_EXCLUDED = 10_000
+MAX_QUERY_ITEMS = 100
+MAX_SCORED_ITEMS = 10_000
+MAX_ATTRIBUTES = 32
+
+_FALLBACKS = {
+    recommender_pb2.FALLBACK_UNSPECIFIED: Fallback.NONE,
+    recommender_pb2.FALLBACK_NONE: Fallback.NONE,
+    recommender_pb2.FALLBACK_POPULAR: Fallback.POPULAR,
+}
+
+
+class _HasK(Protocol):
+    @property
+    def k(self) -> int: ...
+
+
+def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery:
+    """Checks a RecommendRequest.
+
+    Raises:
+        InvalidField: a field is outside its limits.
+        NotSupported: a field asks for what this server cannot do.
+    """
+    if request.HasField("user_id") == request.HasField("history"):
+        both = request.HasField("history")
+        raise InvalidField("user_id", f"set exactly one of user_id and history, not {'both' if both else 'neither'}")
+    if request.HasField("user_id"):
+        _check_id("user_id", request.user_id)
+    k = _k(request, request.HasField("k"))
+    if not 0 <= request.offset <= MAX_K - k:
+        raise InvalidField("offset", f"must lie between 0 and {MAX_K} - k")
+    _check_ids("exclude_item_ids", request.exclude_item_ids, at_most=MAX_EXCLUDED)
+    fallback = _FALLBACKS.get(request.fallback)
+    if fallback is None and request.fallback not in recommender_pb2.Fallback.values():
+        raise InvalidField("fallback", f"{request.fallback} is not a value of Fallback")
+    for field in ("history", "filter", "min_score", "diversity", "search_effort"):
+        if request.HasField(field):
+            raise NotSupported(field)
+    if request.rerank:
+        raise NotSupported("rerank")
+    if request.offset:
+        raise NotSupported("offset")
+    if fallback is None:
+        raise NotSupported(recommender_pb2.Fallback.Name(request.fallback))
+    return RecommendQuery(
+        user_id=request.user_id,
+        k=k,
+        exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
+        exclude_item_ids=request.exclude_item_ids,
+        fallback=fallback,
+    )
+
+
+def similar_items_query(request: recommender_pb2.SimilarItemsRequest) -> SimilarItemsQuery:
+    """Checks a SimilarItemsRequest; raises as ``recommend_query`` does."""
+    k = _k(request, request.HasField("k"))
+    _check_ids("item_ids", request.item_ids, at_least=1, at_most=MAX_QUERY_ITEMS)
+    _check_ids("negative_item_ids", request.negative_item_ids, at_most=MAX_QUERY_ITEMS)
+    for field in ("filter", "search_effort"):
+        if request.HasField(field):
+            raise NotSupported(field)
+    return SimilarItemsQuery(item_ids=request.item_ids, negative_item_ids=request.negative_item_ids, k=k)
+
+
+def check_score_request(request: recommender_pb2.ScoreRequest) -> None:
+    """Checks a ScoreRequest.
+
+    Raises:
+        InvalidField: a field is outside its limits.
+    """
+    _check_id("user_id", request.user_id)
+    _check_ids("item_ids", request.item_ids, at_least=1, at_most=MAX_SCORED_ITEMS)
+
+
+def attribute_names(request_names: Sequence[str], known: Sequence[str]) -> list[str]:
+    """Checks the names of attributes to return.
+
+    Raises:
+        InvalidField: there are too many, or the model lacks one.
+    """
+    if len(request_names) > MAX_ATTRIBUTES:
+        raise InvalidField("attributes", f"has {len(request_names):,} names, more than {MAX_ATTRIBUTES}")
+    for place, name in enumerate(request_names):
+        if name not in known:
+            raise InvalidField(f"attributes[{place}]", f"the model's items have only {', '.join(known)}")
+    return list(dict.fromkeys(request_names))
+
+
+def selected_version(selector: common_pb2.ModelSelector) -> tuple[int | None, str | None]:
+    """The version number and the label that a selector names, at most one of them not None."""
+    chosen = selector.WhichOneof("selector")
+    return (
+        selector.version if chosen == "version" else None,
+        selector.label if chosen == "label" else None,
+    )
+
+
+def _k(request: _HasK, is_set: bool) -> int:
+    k = request.k if is_set else DEFAULT_K
+    if not 1 <= k <= MAX_K:
+        raise InvalidField("k", f"must lie between 1 and {MAX_K:,}, not be {k:,}")
+    return k
+
+
+def _check_id(field: str, external_id: str) -> None:
+    if not external_id:
+        raise InvalidField(field, "must not be empty")
+    # A character takes at least one byte, so that most ids need not be encoded to be measured.
+    if len(external_id) * 4 > MAX_ID_BYTES and len(external_id.encode()) > MAX_ID_BYTES:
+        raise InvalidField(field, f"is longer than {MAX_ID_BYTES} bytes")
+
+
+def _check_ids(field: str, external_ids: Sequence[str], *, at_most: int, at_least: int = 0) -> None:
+    if not at_least <= len(external_ids) <= at_most:
+        raise InvalidField(field, f"must hold {at_least:,} to {at_most:,} ids, not {len(external_ids):,}")
+    for place, external_id in enumerate(external_ids):
+        _check_id(f"{field}[{place}]", external_id)

@@ -1,0 +1,41 @@
+"""The user table: external id -> row -> embedding, on the GPU where there is one."""
+
+import numpy as np
+import numpy.typing as npt
+import torch
+
+Float32Array = npt.NDArray[np.float32]
+Int64Array = npt.NDArray[np.int64]
+
+
+class UserEmbeddings:
+    """Looks embeddings and biases up by row.
+
+    Args:
+        table: (users, d) float32 or float16; kept as it is on the CPU, so that a memory-mapped table stays so.
+        bias: (users,) float32, or None for zeros.
+        device: where the table lives.
+    """
+
+    def __init__(
+        self, table: npt.NDArray[np.floating], bias: Float32Array | None = None, device: torch.device | str = "cpu"
+    ) -> None:
+        self._table = torch.from_numpy(table).to(device)
+        self._bias = bias
+
+    def __len__(self) -> int:
+        return len(self._table)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the table lives."""
+        return self._table.device
+
+    def gather(self, rows: Int64Array) -> Float32Array:
+        """(n, d) float32 on the CPU, the i-th for the i-th of ``rows`` (n,)."""
+        gathered = self._table.index_select(0, torch.from_numpy(rows).to(self._table.device))
+        return np.asarray(gathered.float().cpu().numpy(), dtype=np.float32)
+
+    def bias(self, row: int) -> float:
+        """What is added to every score of the user."""
+        return 0.0 if self._bias is None else float(self._bias[row])

@@ -1,0 +1,1 @@
+"""From interaction data to a published model: data -> split -> train -> evaluate -> export -> publish."""

@@ -1,0 +1,146 @@
+"""The trainer's commands: ``shortlist data`` and ``shortlist train``."""
+
+import argparse
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+# Nothing here imports torch, pandas or FAISS before a command runs, so that `shortlist --help` stays quick.
+if TYPE_CHECKING:
+    from shortlist_trainer.data.rows import ColumnNames
+    from shortlist_trainer.evaluation.protocols import EvaluationResult
+
+
+def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    """Adds the trainer's commands to ``shortlist``."""
+    data = commands.add_parser("data", help="bring data sets here")
+    data_commands = data.add_subparsers(title="data commands", metavar="COMMAND", required=True)
+    fetch = data_commands.add_parser("fetch", help="bring a known data set into the local cache")
+    fetch.add_argument("name", metavar="NAME", help="ml-100k, ml-1m, ml-20m or ml-latest-small")
+    fetch.set_defaults(run=_fetch, extra="trainer")
+
+    train = commands.add_parser(
+        "train", help="train, evaluate and publish a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    train.set_defaults(run=_train, extra="trainer")
+    data_options = train.add_argument_group("data")
+    data_options.add_argument("--data", required=True, metavar="D", help="a known name, a folder, a file or a zip")
+    data_options.add_argument(
+        "--format",
+        metavar="F",
+        help="movielens-100k, movielens-1m, movielens-csv, csv or parquet; guessed if not given",
+    )
+    data_options.add_argument(
+        "--columns",
+        metavar="C",
+        help="columns of a csv or parquet file: user=…,item=…[,rating=…][,timestamp=…]; "
+        "if not given, the columns of these names",
+    )
+    data_options.add_argument(
+        "--items", metavar="FILE", help="csv or parquet file of item attributes, its first column the item id"
+    )
+    data_options.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave malformed rows out and count them, instead of stopping"
+    )
+    model_options = train.add_argument_group("model")
+    model_options.add_argument("--model", default="ials", metavar="M", help="ials or mf")
+    model_options.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
+    )
+    model_options.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    model_options.add_argument("--seed", type=int, default=42, help="of the split and of the first parameters")
+    model_options.add_argument("--test-share", type=float, default=0.2, help="share of interactions to evaluate on")
+    model_options.add_argument(
+        "--no-refit",
+        action="store_true",
+        help="publish the evaluated model itself, instead of one trained again on all interactions",
+    )
+    train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
+
+
+def _fetch(options: argparse.Namespace) -> int:
+    from shortlist_trainer.data.fetch import fetch
+    from shortlist_trainer.errors import TrainerError
+
+    try:
+        folder = fetch(options.name)
+    except TrainerError as error:
+        return _fail(error)
+    _print(f"{options.name} is in {folder}")
+    _print(f"next: shortlist train --data {options.name} --models-dir models")
+    return 0
+
+
+def _train(options: argparse.Namespace) -> int:
+    from shortlist_trainer.data.formats import FORMATS, ReadOptions
+    from shortlist_trainer.data.source import load_dataset
+    from shortlist_trainer.errors import ConfigError, TrainerError
+    from shortlist_trainer.models import MODELS
+    from shortlist_trainer.pipeline import TrainingJob, run
+
+    try:
+        if options.model not in MODELS:
+            raise ConfigError(f"there is no model {options.model!r}; there are {', '.join(MODELS)}")
+        if options.format is not None and options.format not in FORMATS:
+            raise ConfigError(f"there is no format {options.format!r}; there are {', '.join(FORMATS)}")
+        read_options = ReadOptions(
+            columns=None if options.columns is None else _columns(options.columns),
+            items_path=None if options.items is None else Path(options.items),
+            skip_bad_rows=options.skip_bad_rows,
+        )
+        dataset = load_dataset(options.data, options.format, read_options)
+        _print(
+            f"{dataset.name} ({dataset.format}): {len(dataset.interactions):,} interactions of "
+            f"{len(dataset.user_ids):,} users with {len(dataset.item_ids):,} items; "
+            f"{dataset.duplicates_merged:,} duplicates merged, {dataset.bad_rows_skipped:,} bad rows left out"
+        )
+        job = TrainingJob(
+            model=options.model,
+            models_dir=options.models_dir,
+            settings=options.set,
+            device=options.device,
+            seed=options.seed,
+            test_share=options.test_share,
+            refit=not options.no_refit,
+        )
+        published = run(job, dataset)
+    except TrainerError as error:
+        return _fail(error)
+    except OSError as error:
+        return _fail(error)
+    _print_evaluation(options.model, published.evaluation)
+    _print(f"published version {published.version} in {published.folder}")
+    _print(f"next: shortlist serve --models-dir {options.models_dir}")
+    return 0
+
+
+def _columns(text: str) -> "ColumnNames":
+    from shortlist_trainer.data.rows import ColumnNames
+    from shortlist_trainer.errors import ConfigError
+
+    known = ("user", "item", "rating", "timestamp")
+    names = dict(part.partition("=")[::2] for part in text.split(","))
+    wrong = [part for part in names if part not in known or not names[part]]
+    if wrong or "user" not in names or "item" not in names:
+        raise ConfigError(f"--columns takes user=NAME,item=NAME[,rating=NAME][,timestamp=NAME], not {text!r}")
+    return ColumnNames(**names)
+
+
+def _print_evaluation(name: str, result: "EvaluationResult") -> None:
+    _print(
+        f"evaluation: {result.protocol}, {result.split}, {result.test_interactions:,} test interactions "
+        f"({result.cold_interactions:,} with a user or item that training does not know)"
+    )
+    metrics = list(result.metrics)
+    _print(" " * 16 + "".join(f"{metric:>11}" for metric in metrics))
+    for row, values in {name: result.metrics, **result.baselines}.items():
+        _print(f"  {row:<14}" + "".join(f"{values[metric]:>11.4f}" for metric in metrics))
+
+
+def _print(text: str) -> None:
+    sys.stdout.write(text + "\n")
+
+
+def _fail(error: Exception) -> int:
+    sys.stderr.write(f"shortlist: {error}\n")
+    return 1

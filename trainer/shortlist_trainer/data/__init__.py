@@ -1,0 +1,1 @@
+"""Reading interaction data and dividing it into training and test parts."""

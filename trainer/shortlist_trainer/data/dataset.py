@@ -1,0 +1,142 @@
+"""Interactions with dense user and item rows, and what is known of the items."""
+
+import hashlib
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+
+from shortlist_trainer.data.rows import Rows
+from shortlist_trainer.errors import DataError
+
+Int32Array = npt.NDArray[np.int32]
+Int64Array = npt.NDArray[np.int64]
+Float32Array = npt.NDArray[np.float32]
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class Interactions:
+    """Who touched what, at most once per (user, item), ordered by user row, then item row.
+
+    Attributes:
+        users: (n,) int32 user rows, 0 to user_count - 1.
+        items: (n,) int32 item rows, 0 to item_count - 1.
+        ratings: (n,) float32 in the data's own unit, or None where the data has none.
+        timestamps: (n,) int64 seconds since 1970, or None where the data has none.
+        user_count: rows of a user table; some may have no interaction, as after a split.
+        item_count: likewise.
+    """
+
+    users: Int32Array
+    items: Int32Array
+    ratings: Float32Array | None
+    timestamps: Int64Array | None
+    user_count: int
+    item_count: int
+
+    def __len__(self) -> int:
+        return len(self.users)
+
+    def select(self, mask: BoolArray) -> "Interactions":
+        """The interactions where ``mask`` (n,) is true, with the same rows and counts."""
+        return replace(
+            self,
+            users=self.users[mask],
+            items=self.items[mask],
+            ratings=None if self.ratings is None else self.ratings[mask],
+            timestamps=None if self.timestamps is None else self.timestamps[mask],
+        )
+
+    def user_offsets(self) -> Int64Array:
+        """(user_count + 1,) where each user's interactions begin, the last entry being n: a CSR row pointer."""
+        offsets = np.zeros(self.user_count + 1, dtype=np.int64)
+        np.cumsum(np.bincount(self.users, minlength=self.user_count), out=offsets[1:])
+        return offsets
+
+    def item_popularity(self) -> Int64Array:
+        """(item_count,) how many users interacted with each item."""
+        return np.bincount(self.items, minlength=self.item_count).astype(np.int64)
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Interactions with the external ids of their rows.
+
+    Attributes:
+        name: what the user called the data.
+        format: the name of the format it was read as.
+        interactions: the interactions.
+        user_ids: external ids, the i-th for user row i.
+        item_ids: likewise.
+        item_attributes: one row per item row, string ("title"), integer ("year") or list-of-strings ("genres")
+            columns; no column where the data says nothing of its items.
+        duplicates_merged: repeated (user, item) rows that were merged.
+        bad_rows_skipped: malformed rows that were left out.
+    """
+
+    name: str
+    format: str
+    interactions: Interactions
+    user_ids: list[str]
+    item_ids: list[str]
+    item_attributes: pd.DataFrame
+    duplicates_merged: int
+    bad_rows_skipped: int
+
+    def fingerprint(self) -> str:
+        """SHA-256 in hex over ids and interactions: equal for equal data."""
+        digest = hashlib.sha256()
+        for ids in (self.user_ids, self.item_ids):
+            digest.update("\0".join(ids).encode() + b"\0\0")
+        interactions = self.interactions
+        for array in (interactions.users, interactions.items, interactions.ratings, interactions.timestamps):
+            digest.update(b"none" if array is None else array.tobytes())
+        return digest.hexdigest()
+
+
+def build_dataset(name: str, data_format: str, rows: Rows, attributes: pd.DataFrame | None = None) -> Dataset:
+    """Makes a data set of checked rows.
+
+    Of the rows of one (user, item) pair the one with the latest timestamp counts, or the last in the file where
+    timestamps are equal or there are none.
+
+    Args:
+        name: what the user called the data.
+        data_format: the name of the format it was read as.
+        rows: well-formed rows.
+        attributes: indexed by external item id; ids without interactions are dropped.
+
+    Raises:
+        DataError: there are fewer than two users or two items.
+    """
+    for what, ids in (("user", rows.user_ids), ("item", rows.item_ids)):
+        if len(ids) < 2:
+            raise DataError(f"{name} has one {what} only ({ids[0]!r}); a recommender needs at least two")
+    pair = rows.user_codes.astype(np.int64) * len(rows.item_ids) + rows.item_codes
+    # Stable, so that rows of one pair stay in the order of time, then of the file.
+    order = np.argsort(pair, kind="stable") if rows.timestamps is None else np.lexsort((rows.timestamps, pair))
+    last_of_pair = np.append(pair[order][1:] != pair[order][:-1], True)
+    kept = order[last_of_pair]
+    interactions = Interactions(
+        users=rows.user_codes[kept],
+        items=rows.item_codes[kept],
+        ratings=None if rows.ratings is None else rows.ratings[kept],
+        timestamps=None if rows.timestamps is None else rows.timestamps[kept],
+        user_count=len(rows.user_ids),
+        item_count=len(rows.item_ids),
+    )
+    if attributes is None:
+        attributes = pd.DataFrame(index=pd.Index([], dtype=str))
+    attributes = attributes[~attributes.index.duplicated()].reindex(rows.item_ids).reset_index(drop=True)
+    return Dataset(
+        name=name,
+        format=data_format,
+        interactions=interactions,
+        user_ids=rows.user_ids,
+        item_ids=rows.item_ids,
+        item_attributes=attributes,
+        duplicates_merged=len(order) - len(kept),
+        bad_rows_skipped=rows.bad_row_count,
+    )

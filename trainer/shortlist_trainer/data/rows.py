@@ -1,0 +1,173 @@
+"""Raw interaction rows as they are read from a file, checked row by row."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from shortlist_trainer.errors import DataError
+
+MAX_ID_BYTES = 512
+"""The longest user or item id in UTF-8 bytes, as the wire contract states it."""
+
+BoolArray = npt.NDArray[np.bool_]
+
+
+@dataclass(frozen=True)
+class ColumnNames:
+    """Which column holds what; None where the data has no such column."""
+
+    user: str = "user"
+    item: str = "item"
+    rating: str | None = None
+    timestamp: str | None = None
+
+    def present(self) -> list[str]:
+        """The names of the columns to read, in the order user, item, rating, timestamp."""
+        return [name for name in (self.user, self.item, self.rating, self.timestamp) if name is not None]
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Well-formed interaction rows in the order of the file.
+
+    Attributes:
+        user_codes: (n,) int32, positions in ``user_ids``.
+        item_codes: (n,) int32, positions in ``item_ids``.
+        ratings: (n,) float32, or None where the data has none.
+        timestamps: (n,) int64 seconds since 1970, or None where the data has none.
+        user_ids: distinct external ids in the order of first appearance.
+        item_ids: likewise.
+        bad_row_count: rows left out because they were malformed.
+    """
+
+    user_codes: npt.NDArray[np.int32]
+    item_codes: npt.NDArray[np.int32]
+    ratings: npt.NDArray[np.float32] | None
+    timestamps: npt.NDArray[np.int64] | None
+    user_ids: list[str]
+    item_ids: list[str]
+    bad_row_count: int
+
+
+@dataclass(frozen=True)
+class BadRow:
+    """Where a malformed row stands and what is wrong with it."""
+
+    line: int
+    reason: str
+
+
+def check_rows(
+    path: Path,
+    table: pa.Table,
+    columns: ColumnNames,
+    lines: npt.NDArray[np.int64],
+    already_bad: Sequence[BadRow],
+    *,
+    skip_bad_rows: bool,
+    line_word: str = "line",
+) -> Rows:
+    """Turns a table of raw columns into checked rows.
+
+    Args:
+        path: where the table came from, for messages.
+        table: string, dictionary or number columns, one row per interaction.
+        columns: which of them are which.
+        lines: the line of the file that each row of the table stands on.
+        already_bad: rows that could not be divided into columns and are not in the table.
+        skip_bad_rows: leave malformed rows out and count them, instead of stopping.
+        line_word: what a line is called in messages.
+
+    Raises:
+        DataError: a row is malformed and ``skip_bad_rows`` is false, or no row is left.
+    """
+    bad = list(already_bad)
+    usable = np.ones(table.num_rows, dtype=np.bool_)
+
+    def refuse(mask: BoolArray, reason: str, values: pa.ChunkedArray) -> None:
+        rows = np.flatnonzero(mask & usable)
+        # One example is enough for the message; the rest are only counted.
+        bad.extend(BadRow(int(lines[row]), reason.format(_shown(values[int(row)]))) for row in rows)
+        usable[rows] = False
+
+    def ids(name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
+        values = table[name]
+        encoded = values if pa.types.is_dictionary(values.type) else values.dictionary_encode()
+        array = encoded.combine_chunks() if isinstance(encoded, pa.ChunkedArray) else encoded
+        dictionary = array.dictionary.cast(pa.string())
+        empty = pc.equal(dictionary, "").to_numpy(zero_copy_only=False)
+        too_long = pc.greater(pc.binary_length(dictionary), MAX_ID_BYTES).to_numpy(zero_copy_only=False)
+        codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
+        of_row = np.append  # the row's flag is its id's flag, and a missing id (code -1) reads the last entry
+        refuse(of_row(empty, True)[codes], f"{name} is empty", values)
+        refuse(of_row(too_long, False)[codes], f"{name} is longer than {MAX_ID_BYTES} bytes", values)
+        return codes.astype(np.int32), dictionary.to_pylist()
+
+    user_codes, user_ids = ids(columns.user)
+    item_codes, item_ids = ids(columns.item)
+    ratings = timestamps = None
+    if columns.rating is not None:
+        values = _numbers(table[columns.rating])
+        refuse(~np.isfinite(values), f"{columns.rating} is {{}}, not a finite number", table[columns.rating])
+        ratings = values.astype(np.float32)
+    if columns.timestamp is not None:
+        values = _seconds(table[columns.timestamp])
+        refuse(~np.isfinite(values), f"{columns.timestamp} is {{}}, not a time", table[columns.timestamp])
+        timestamps = np.where(usable, values, 0).astype(np.int64)
+
+    if bad and not skip_bad_rows:
+        first = min(bad, key=lambda row: row.line)
+        more = f" ({len(bad) - 1:,} more like it)" if len(bad) > 1 else ""
+        raise DataError(f"{path}, {line_word} {first.line}: {first.reason}{more}; --skip-bad-rows leaves such rows out")
+    if not usable.any():
+        raise DataError(f"{path} holds no usable row" + (f" ({len(bad):,} malformed)" if bad else ""))
+
+    user_codes, user_ids = _compact(user_codes[usable], user_ids)
+    item_codes, item_ids = _compact(item_codes[usable], item_ids)
+    return Rows(
+        user_codes=user_codes,
+        item_codes=item_codes,
+        ratings=None if ratings is None else ratings[usable],
+        timestamps=None if timestamps is None else timestamps[usable],
+        user_ids=user_ids,
+        item_ids=item_ids,
+        bad_row_count=len(bad),
+    )
+
+
+def _compact(codes: npt.NDArray[np.int32], ids: list[str]) -> tuple[npt.NDArray[np.int32], list[str]]:
+    """Numbers the ids that still have rows by first appearance."""
+    new_codes, kept = pd.factorize(codes)
+    return new_codes.astype(np.int32), [ids[code] for code in kept]
+
+
+def _shown(value: Any) -> str:
+    text = str(value.as_py())
+    return "missing" if value.as_py() is None or text == "" else repr(text if len(text) <= 40 else text[:40] + "…")
+
+
+def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """(n,) float64, NaN where there is no number."""
+    try:
+        return np.asarray(values.cast(pa.float64()).to_numpy(), dtype=np.float64)
+    except pa.ArrowInvalid:
+        return np.asarray(pd.to_numeric(values.to_pandas(), errors="coerce"), dtype=np.float64)
+
+
+def _seconds(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
+    """(n,) float64 seconds since 1970, NaN where there is no time; numbers are taken as seconds."""
+    if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
+        return np.asarray(values.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(), dtype=np.float64) / 1e6
+    numbers = _numbers(values)
+    if np.isfinite(numbers).any() or len(numbers) == 0:
+        return numbers
+    times = pd.to_datetime(values.to_pandas(), errors="coerce", utc=True, format="ISO8601")
+    seconds = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
+    return np.asarray(seconds, dtype=np.float64)

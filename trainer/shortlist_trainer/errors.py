@@ -1,0 +1,13 @@
+"""What can go wrong in training that its user can mend."""
+
+
+class TrainerError(Exception):
+    """The run cannot go on; the message says why and what to do."""
+
+
+class DataError(TrainerError):
+    """The data cannot be used; the message names the file and, where there is one, the line or column."""
+
+
+class ConfigError(TrainerError):
+    """A setting is unknown or out of its range; the message names it."""

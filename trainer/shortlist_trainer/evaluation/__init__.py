@@ -1,0 +1,1 @@
+"""How good a model is on interactions it has not seen."""

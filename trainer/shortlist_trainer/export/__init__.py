@@ -1,0 +1,1 @@
+"""Turning trained embeddings into a published model folder."""

@@ -1,0 +1,155 @@
+"""Writing the files of a model folder, the manifest last. docs/model-format.md describes them."""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.metadata import version as library_version
+from pathlib import Path
+
+import faiss
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from google.protobuf import json_format
+from safetensors.numpy import save_file
+
+from shortlist.v1 import manifest_pb2
+from shortlist_trainer.data.dataset import Dataset
+from shortlist_trainer.evaluation.protocols import EvaluationResult
+from shortlist_trainer.export.attributes import attribute_table, describe
+from shortlist_trainer.export.id_table import id_table
+from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
+from shortlist_trainer.models.base import Embeddings
+
+Array = npt.NDArray[np.generic]
+
+FORMAT_VERSION = 1
+_LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors")
+_SCORE_KINDS = {
+    "rating": manifest_pb2.SCORE_KIND_RATING,
+    "preference": manifest_pb2.SCORE_KIND_PREFERENCE,
+}
+
+
+@dataclass(frozen=True)
+class Export:
+    """Everything that goes into a model folder.
+
+    Attributes:
+        model_name: what ``--model`` calls the model.
+        hyperparameters: name to value.
+        embeddings: the trained vectors.
+        dataset: what the model was trained on: ids, seen items and item attributes.
+        evaluation: how good it is.
+        refit_on_all: whether it was trained again on all interactions after the evaluation.
+        items: index over the item embeddings.
+        neighbours: index over the unit-length item embeddings without bias columns.
+    """
+
+    model_name: str
+    hyperparameters: Mapping[str, object]
+    embeddings: Embeddings
+    dataset: Dataset
+    evaluation: EvaluationResult
+    refit_on_all: bool
+    items: BuiltIndex
+    neighbours: BuiltIndex
+
+
+def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
+    """The index for user -> items, measured on user vectors, and the one for item -> items, measured on items."""
+    items = build_index(embeddings.items, embeddings.users, seed, queries_are_vectors=False)
+    unit = unit_length(embeddings.items[:, : embeddings.items.shape[1] - embeddings.bias_columns])
+    return items, build_index(unit, unit, seed, queries_are_vectors=True)
+
+
+def write_folder(folder: Path, version: int, export: Export) -> None:
+    """Writes a complete model folder.
+
+    Args:
+        folder: an empty folder.
+        version: the version it will be published as.
+        export: what to write.
+    """
+    vectors, dataset = export.embeddings, export.dataset
+    user_tensors: dict[str, Array] = {"embeddings": vectors.users}
+    if vectors.user_bias is not None:
+        user_tensors["bias"] = vectors.user_bias
+    _save(user_tensors, folder / "user_embeddings.safetensors")
+    _save({"embeddings": vectors.items}, folder / "item_embeddings.safetensors")
+    _save(id_table(dataset.user_ids), folder / "user_ids.safetensors")
+    _save(id_table(dataset.item_ids), folder / "item_ids.safetensors")
+    seen: dict[str, Array] = {"offsets": dataset.interactions.user_offsets(), "items": dataset.interactions.items}
+    _save(seen, folder / "seen.safetensors")
+    attributes = attribute_table(dataset.item_attributes, dataset.interactions.item_popularity())
+    with (
+        pa.OSFile(str(folder / "item_attributes.arrow"), "wb") as sink,
+        pa.ipc.new_file(sink, attributes.schema) as out,
+    ):
+        out.write_table(attributes)
+    faiss.write_index(export.items.index, str(folder / "items.faiss"))
+    faiss.write_index(export.neighbours.index, str(folder / "neighbours.faiss"))
+
+    manifest = manifest_pb2.ModelManifest(
+        format_version=FORMAT_VERSION,
+        version=version,
+        model_name=export.model_name,
+        hyperparameters={name: str(value) for name, value in export.hyperparameters.items()},
+        user_count=len(dataset.user_ids),
+        item_count=len(dataset.item_ids),
+        embedding_size=vectors.items.shape[1],
+        bias_columns=vectors.bias_columns,
+        score_constant=vectors.score_constant,
+        score_kind=_SCORE_KINDS[vectors.score_kind],
+        item_index=_index_info(export.items),
+        neighbour_index=_index_info(export.neighbours),
+        item_attributes=describe(attributes),
+        evaluation=_evaluation(export.evaluation, export.refit_on_all),
+        training_data=manifest_pb2.TrainingData(
+            name=dataset.name,
+            format=dataset.format,
+            fingerprint=dataset.fingerprint(),
+            interaction_count=len(dataset.interactions),
+            duplicates_merged=dataset.duplicates_merged,
+            bad_rows_skipped=dataset.bad_rows_skipped,
+        ),
+        libraries={name: library_version(name) for name in _LIBRARIES},
+        files=[_file_entry(path) for path in sorted(folder.iterdir())],
+    )
+    manifest.created.GetCurrentTime()
+    text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
+    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _save(tensors: Mapping[str, Array], path: Path) -> None:
+    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+
+
+def _index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:
+    return manifest_pb2.IndexInfo(
+        kind=built.kind,
+        search_parameters=built.search_parameters,
+        recalls=[
+            manifest_pb2.MeasuredRecall(k=k, recall=recall, queries=built.recall_queries)
+            for k, recall in built.recalls.items()
+        ],
+    )
+
+
+def _evaluation(result: EvaluationResult, refit_on_all: bool) -> manifest_pb2.Evaluation:
+    return manifest_pb2.Evaluation(
+        protocol=result.protocol,
+        split=result.split,
+        training_interactions=result.training_interactions,
+        test_interactions=result.test_interactions,
+        cold_interactions=result.cold_interactions,
+        metrics=result.metrics,
+        baselines={name: manifest_pb2.MetricSet(metrics=metrics) for name, metrics in result.baselines.items()},
+        refit_on_all=refit_on_all,
+    )
+
+
+def _file_entry(path: Path) -> manifest_pb2.ModelFile:
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return manifest_pb2.ModelFile(name=path.name, size_bytes=path.stat().st_size, sha256=digest)

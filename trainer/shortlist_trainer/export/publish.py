@@ -1,0 +1,59 @@
+"""Atomic publishing: at every moment the store holds the old versions or the old and the new one, each complete."""
+
+import fcntl
+import os
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+_ASIDE_PREFIX = ".publishing-"
+_LOCK = ".publish.lock"
+
+
+def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
+    """Adds a version to a models folder.
+
+    The version is written aside, forced to the disk and renamed into place. Publishers take turns by a lock that the
+    system releases when a publisher dies; what a dead one left aside is removed.
+
+    Args:
+        models_dir: the models folder; made if need be.
+        write: fills an empty folder with the files of the version whose number it is given.
+
+    Returns:
+        The version published: one more than the newest before.
+
+    Raises:
+        OSError: the disk is full or not writable; nothing is published.
+    """
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with (models_dir / _LOCK).open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left_over in models_dir.glob(f"{_ASIDE_PREFIX}*"):
+            shutil.rmtree(left_over)
+        version = max(versions(models_dir), default=0) + 1
+        aside = models_dir / f"{_ASIDE_PREFIX}{version}"
+        aside.mkdir()
+        try:
+            write(aside, version)
+            for path in [*aside.iterdir(), aside]:
+                _sync(path)
+            aside.rename(models_dir / str(version))
+        except BaseException:
+            shutil.rmtree(aside, ignore_errors=True)
+            raise
+        _sync(models_dir)
+    return version
+
+
+def versions(models_dir: Path) -> list[int]:
+    """The version numbers in a models folder, whatever their state."""
+    return [int(entry.name) for entry in models_dir.iterdir() if entry.name.isdecimal() and int(entry.name) > 0]
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
