@@ -1,38 +1,35 @@
-"""Progress of long work, shown on standard error: loss, rate and time left."""
+"""Progress of long work: loss, rate and time left."""
 
 import sys
 from types import TracebackType
-from typing import Protocol, Self
+from typing import Self, TextIO
 
 from tqdm import tqdm
 
 
-class Bar(Protocol):
-    """One piece of work under way."""
-
-    def advance(self, steps: int, *, epoch: int, loss: float) -> None:
-        """Tells of ``steps`` more done and of the loss now."""
-
-
 class Progress:
-    """Shows a bar for each piece of long work."""
+    """Shows a bar for each piece of long work.
 
-    def __init__(self, label: str) -> None:
+    Args:
+        label: what the work is called.
+        file: where bars are drawn; None for standard error.
+    """
+
+    def __init__(self, label: str, file: TextIO | None = None) -> None:
         self._label = label
+        self._file = file or sys.stderr
 
-    def bar(self, total: int, unit: str) -> "TqdmBar":
+    def bar(self, total: int, unit: str) -> "Bar":
         """A bar of ``total`` steps, named ``unit`` each."""
-        return TqdmBar(self._label, total, unit)
+        return Bar(self._label, total, unit, self._file)
 
 
-class TqdmBar:
-    """A bar that is redrawn in place on a terminal, and every ten seconds elsewhere."""
+class Bar:
+    """One piece of work under way, redrawn in place on a terminal and every ten seconds elsewhere."""
 
-    def __init__(self, label: str, total: int, unit: str) -> None:
-        on_terminal = sys.stderr.isatty()
-        self._bar = tqdm(
-            total=total, unit=unit, unit_scale=True, desc=label, mininterval=0.1 if on_terminal else 10, file=sys.stderr
-        )
+    def __init__(self, label: str, total: int, unit: str, file: TextIO) -> None:
+        interval_seconds = 0.1 if file.isatty() else 10.0
+        self._bar = tqdm(total=total, unit=unit, unit_scale=True, desc=label, mininterval=interval_seconds, file=file)
 
     def advance(self, steps: int, *, epoch: int, loss: float) -> None:
         """Tells of ``steps`` more done and of the loss now."""

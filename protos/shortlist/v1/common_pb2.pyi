@@ -23,7 +23,7 @@ class ModelSelector(google.protobuf.message.Message):
     version: builtins.int
     """A version number, as ListModels gives it."""
     label: builtins.str
-    """A label that an operator has pointed at a version, such as "stable"."""
+    """A label that an operator has pointed at a version, such as "stable". Limit: 1 to 63 of a-z, 0-9 and '-'."""
     def __init__(
         self,
         *,

@@ -346,7 +346,9 @@ class Evaluation(google.protobuf.message.Message):
     training_interactions: builtins.int
     test_interactions: builtins.int
     cold_interactions: builtins.int
-    """Test interactions left out because training knows not their user or item."""
+    """Test interactions whose user or item has no training interaction. Rankings leave them out; rating predictions
+    are held against them all the same.
+    """
     refit_on_all: builtins.bool
     """Whether the published model was trained again on all interactions after this evaluation."""
     @property

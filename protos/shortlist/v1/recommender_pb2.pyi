@@ -422,7 +422,7 @@ class RecommendResponse(google.protobuf.message.Message):
     """How many ids of the history the model does not know."""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ScoredItem]:
-        """Exactly k wherever k allowed items exist. Equal scores are in the catalogue's order."""
+        """Exactly k wherever k allowed items exist."""
 
     @property
     def timing(self) -> global___Timing:

@@ -1,5 +1,6 @@
 """From request messages to queries: every limit of the contract is checked here."""
 
+import re
 from collections.abc import Sequence
 from typing import Protocol
 
@@ -14,6 +15,8 @@ MAX_EXCLUDED = 10_000
 MAX_QUERY_ITEMS = 100
 MAX_SCORED_ITEMS = 10_000
 MAX_ATTRIBUTES = 32
+
+_LABEL = re.compile(r"[a-z0-9-]{1,63}")
 
 _FALLBACKS = {
     recommender_pb2.FALLBACK_UNSPECIFIED: Fallback.NONE,
@@ -100,12 +103,19 @@ def attribute_names(request_names: Sequence[str], known: Sequence[str]) -> list[
 
 
 def selected_version(selector: common_pb2.ModelSelector) -> tuple[int | None, str | None]:
-    """The version number and the label that a selector names, at most one of them not None."""
+    """The version number and the label that a selector names, at most one of them not None.
+
+    Raises:
+        InvalidField: the label is none that a version could bear.
+    """
     chosen = selector.WhichOneof("selector")
-    return (
-        selector.version if chosen == "version" else None,
-        selector.label if chosen == "label" else None,
-    )
+    if chosen == "version":
+        return selector.version, None
+    if chosen == "label":
+        if not _LABEL.fullmatch(selector.label):
+            raise InvalidField("model.label", "must be 1 to 63 of a-z, 0-9 and '-'")
+        return None, selector.label
+    return None, None
 
 
 def _k(request: _HasK, is_set: bool) -> int:

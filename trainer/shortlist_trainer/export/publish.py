@@ -8,6 +8,8 @@ from pathlib import Path
 
 _ASIDE_PREFIX = ".publishing-"
 _LOCK = ".publish.lock"
+# A server often runs as another user than the trainer, and safetensors makes files that only their owner can read.
+_FILE_MODE = 0o644
 
 
 def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
@@ -36,6 +38,8 @@ def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
         aside.mkdir()
         try:
             write(aside, version)
+            for path in aside.iterdir():
+                path.chmod(_FILE_MODE)
             for path in [*aside.iterdir(), aside]:
                 _sync(path)
             aside.rename(models_dir / str(version))

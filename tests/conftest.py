@@ -1,0 +1,48 @@
+"""Fixtures that several tests share."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist_client import Client
+from shortlist_trainer.data.fetch import fetch
+from tests.running import serving
+from tests.small_world import publish_embeddings, random_dataset, random_embeddings
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """The same random numbers at every run."""
+    return np.random.default_rng(20_260_101)
+
+
+@pytest.fixture(scope="session")
+def movielens_100k() -> Path:
+    """The folder of MovieLens-100K, fetched if need be."""
+    return fetch("ml-100k")
+
+
+@pytest.fixture(scope="session")
+def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A models folder with one version: 30 users, 200 items, biased embeddings."""
+    rng = np.random.default_rng(1)
+    models_dir = tmp_path_factory.mktemp("small") / "models"
+    dataset = random_dataset(users=30, items=200, per_user=20, rng=rng)
+    publish_embeddings(models_dir, dataset, random_embeddings(30, 200, 8, rng, biased=True))
+    return models_dir
+
+
+@pytest.fixture(scope="session")
+def small_server(small_models: Path) -> Iterator[str]:
+    """The address of a server of ``small_models``."""
+    with serving(small_models) as app:
+        yield app.address
+
+
+@pytest.fixture
+def client(small_server: str) -> Iterator[Client]:
+    """A client of ``small_server``."""
+    with Client(small_server) as client:
+        yield client

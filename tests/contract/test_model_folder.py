@@ -1,0 +1,145 @@
+"""The model folder: what the trainer writes the server reads, old formats load, damaged folders are refused."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist_server.errors import BadModel
+from shortlist_server.model.folder import MANIFEST, REQUIRED, load_model
+from shortlist_server.model.store import ModelStore, State
+from shortlist_server.recommend import RecommendQuery, SimilarItemsQuery
+from tests.contract.make_golden import GOLDEN
+from tests.small_world import publish_embeddings, random_dataset, random_embeddings
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small_models: Path) -> Path:
+    """A copy of a good folder, to be damaged."""
+    return Path(shutil.copytree(small_models / "1", tmp_path / "models" / "1"))
+
+
+def test_format_1_still_loads_and_answers_as_computed_by_hand() -> None:
+    model = load_model(GOLDEN / "format_1" / "1", "cpu")
+    recommender = model.recommender
+    # cleo is [1, 1, 1] with bias -0.5: a = 4 + 0 + .5, b = 4, c = 2.25, d = 2 (seen), e = 1.5; each + 3 - 0.5.
+    ranking = recommender.recommend(RecommendQuery("cleo", k=5))
+    assert recommender.item_ids.ids(ranking.rows.tolist()) == ["a", "b", "c", "e"]
+    np.testing.assert_allclose(ranking.scores, [7.0, 6.5, 4.75, 4.0])
+    # Without the bias column a and b are [4, 0] and [3, 1]: cosine 3 / sqrt(10).
+    neighbours = recommender.similar_items(SimilarItemsQuery(["a"], k=2))
+    assert recommender.item_ids.ids(neighbours.rows.tolist()) == ["b", "c"]
+    np.testing.assert_allclose(neighbours.scores, [3 / 10**0.5, 1 / 2**0.5], rtol=1e-6)
+    np.testing.assert_allclose(recommender.score("dan", ["e", "a"]), [-5.5 + 4, 8.5 + 4])
+    assert recommender.attributes.values("genres", np.array([0, 1])) == [["Comedy", "Crime"], ["Drama"]]
+    assert recommender.attributes.values("year", np.array([0, 1])) == [None, 1991]
+    assert recommender.popularity.tolist() == [2, 1, 1, 1, 1]
+    assert model.manifest.model_name == "golden"
+
+
+@pytest.mark.parametrize("biased", [False, True])
+def test_what_the_trainer_writes_the_server_reads(tmp_path: Path, rng: np.random.Generator, *, biased: bool) -> None:
+    dataset = random_dataset(15, 60, 6, rng)
+    embeddings = random_embeddings(15, 60, 5, rng, biased=biased)
+    model = load_model(publish_embeddings(tmp_path, dataset, embeddings), "cpu")
+    recommender = model.recommender
+    assert recommender.user_ids.ids(range(15)) == dataset.user_ids
+    assert recommender.item_ids.rows(dataset.item_ids).tolist() == list(range(60))
+    bias = embeddings.user_bias[:, None] if embeddings.user_bias is not None else 0
+    expected = embeddings.users @ embeddings.items.T + bias + embeddings.score_constant
+    for row, user in enumerate(dataset.user_ids):
+        np.testing.assert_allclose(recommender.score(user, dataset.item_ids), expected[row], atol=1e-4)
+        seen = dataset.interactions.items[dataset.interactions.users == row]
+        assert recommender.seen.of(row).tolist() == seen.tolist()
+    assert model.manifest.training_data.fingerprint == dataset.fingerprint()
+    assert {recall.k: recall.recall for recall in model.manifest.item_index.recalls} == {10: 1.0, 100: 1.0}
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
+    (folder / name).unlink()
+    with pytest.raises(BadModel, match=f"{name} is missing"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_truncated_file_is_refused_by_name(folder: Path, name: str) -> None:
+    content = (folder / name).read_bytes()
+    (folder / name).write_bytes(content[:-1])
+    with pytest.raises(BadModel, match=f"{name} has .* bytes"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("name", REQUIRED)
+def test_a_flipped_bit_is_refused_by_name(folder: Path, name: str) -> None:
+    content = bytearray((folder / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (folder / name).write_bytes(content)
+    with pytest.raises(BadModel, match=f"{name} does not match its checksum"):
+        load_model(folder, "cpu")
+
+
+def change_manifest(folder: Path, **changes: object) -> None:
+    manifest = json.loads((folder / MANIFEST).read_text())
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"format_version": 2}, "format 2, but this server reads format 1 only"),
+        ({"format_version": 2, "what_format_2_has": {}}, "format 2, but this server reads format 1 only"),
+        ({"surprise": 1}, "cannot be read"),
+        ({"version": "9"}, "version 9, but the folder is 1"),
+        ({"user_count": "31"}, r"user_embeddings\.safetensors has embeddings of shape \(30, 9\)"),
+        ({"item_count": "199"}, r"item_embeddings\.safetensors has embeddings of shape \(200, 9\)"),
+        ({"embedding_size": 8}, "has embeddings of shape"),
+        ({"bias_columns": 0}, r"neighbours\.faiss indexes vectors of shape \(200, 8\)"),
+        ({"files": []}, r"does not list user_embeddings\.safetensors"),
+        (
+            {"files": [{"name": "../1/items.faiss", "size_bytes": "1", "sha256": ""}]},
+            r"does not list user_embeddings\.safetensors",
+        ),
+    ],
+)
+def test_a_manifest_that_does_not_fit_is_refused(folder: Path, changes: dict[str, object], message: str) -> None:
+    change_manifest(folder, **changes)
+    with pytest.raises(BadModel, match=message):
+        load_model(folder, "cpu")
+
+
+def test_a_manifest_that_names_a_file_elsewhere_is_refused(folder: Path) -> None:
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    change_manifest(folder, files=[*files, {"name": "../secret", "size_bytes": "1", "sha256": ""}])
+    with pytest.raises(BadModel, match="not a plain file name"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format_version": "many"}'])
+def test_a_manifest_that_is_no_manifest_is_refused(folder: Path, content: str) -> None:
+    (folder / MANIFEST).write_text(content)
+    with pytest.raises(BadModel, match=MANIFEST):
+        load_model(folder, "cpu")
+
+
+def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(folder: Path) -> None:
+    models_dir = folder.parent
+    for version in (2, 3):
+        shutil.copytree(folder, models_dir / str(version))
+        change_manifest(models_dir / str(version), version=str(version))
+    (models_dir / "3" / "items.faiss").write_bytes(b"")
+    (models_dir / "4").mkdir()
+    (models_dir / "not-a-version").mkdir()
+    (models_dir / "007").mkdir()
+    store = ModelStore(models_dir, "cpu")
+    assert store.load_newest()
+    assert store.default().version == 2
+    versions = {version.number: (version.state, version.reason) for version in store.versions()}
+    assert versions[4] == (State.FAILED, "manifest.json is missing")
+    assert versions[3][0] is State.FAILED
+    assert versions[3][1].startswith("items.faiss has 0 bytes")
+    assert versions[2] == (State.READY, "")
+    assert versions[1][0] is State.AVAILABLE
+    assert list(versions) == [4, 3, 2, 1]

@@ -1,0 +1,44 @@
+"""Real servers for tests: in this process on a free port, or as a process of their own."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from shortlist_server.app import ServerApp, ServerConfig
+
+SHORTLIST = [sys.executable, "-m", "shortlist_client.main"]
+
+
+@contextmanager
+def serving(models_dir: Path, **config: float) -> Iterator[ServerApp]:
+    """A started server of this process, stopped at the end."""
+    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", **config))  # type: ignore[arg-type]
+    app.start()
+    try:
+        yield app
+    finally:
+        app.stop()
+
+
+@contextmanager
+def server_process(models_dir: Path, *arguments: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
+    """A server process and its address; killed at the end if it still runs."""
+    command = [*SHORTLIST, "serve", "--models-dir", str(models_dir), "--port", "0", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline()
+        try:
+            assert line.startswith("listening on "), process.stderr.read() if process.stderr else ""
+            yield process, line.split()[-1]
+        finally:
+            process.kill()
+
+
+def shortlist(*arguments: str, env: dict[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs a ``shortlist`` command to its end."""
+    return subprocess.run(
+        [*SHORTLIST, *arguments], capture_output=True, text=True, check=False, env={**os.environ, **(env or {})}
+    )

@@ -1,0 +1,136 @@
+"""Small data sets whose right answers are known, and models published from them."""
+
+import io
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+import torch
+
+from shortlist_trainer.data.dataset import Dataset, build_dataset
+from shortlist_trainer.data.rows import Rows
+from shortlist_trainer.evaluation.protocols import EvaluationResult
+from shortlist_trainer.export.folder import Export, build_indexes, write_folder
+from shortlist_trainer.export.publish import publish
+from shortlist_trainer.models import TrainingRun
+from shortlist_trainer.models.base import Embeddings
+from shortlist_trainer.progress import Progress
+
+CPU = torch.device("cpu")
+
+NO_EVALUATION = EvaluationResult("full-rank", "none", 0, 0, 0, {})
+
+
+class SilentProgress(Progress):
+    """Draws its bars where nobody looks."""
+
+    def __init__(self) -> None:
+        super().__init__("test", file=io.StringIO())
+
+
+def training_run(seed: int = 0) -> TrainingRun:
+    """A run on the CPU that shows nothing."""
+    return TrainingRun(CPU, seed, SilentProgress())
+
+
+def dataset_of(
+    pairs: Iterable[tuple[str, str, float]], attributes: pd.DataFrame | None = None, name: str = "small"
+) -> Dataset:
+    """A data set of (user id, item id, rating)."""
+    frame = pd.DataFrame(list(pairs), columns=["user", "item", "rating"])
+    users, user_ids = pd.factorize(frame["user"])
+    items, item_ids = pd.factorize(frame["item"])
+    rows = Rows(
+        user_codes=users.astype(np.int32),
+        item_codes=items.astype(np.int32),
+        ratings=frame["rating"].to_numpy(np.float32),
+        timestamps=None,
+        user_ids=list(user_ids),
+        item_ids=list(item_ids),
+        bad_row_count=0,
+    )
+    return build_dataset(name, "csv", rows, attributes)
+
+
+def checkerboard(users: int = 40, items: int = 30) -> Dataset:
+    """Users and items of two colours: users touch 85% of their own colour, with rating 5, and 5% of the other, with 1.
+
+    What is right to recommend is the rest of a user's own colour.
+    """
+    rng = np.random.default_rng(7)
+    pairs = []
+    for user in range(users):
+        for item in range(items):
+            same = user % 2 == item % 2
+            if rng.random() < (0.85 if same else 0.05):
+                pairs.append((f"u{user}", f"i{item}", 5.0 if same else 1.0))
+    return dataset_of(pairs, titles([f"i{item}" for item in range(items)]))
+
+
+def colours(ids: list[str]) -> npt.NDArray[np.int64]:
+    """(n,) 0 or 1 for the ids of ``checkerboard``."""
+    return np.array([int(external_id[1:]) % 2 for external_id in ids])
+
+
+def titles(item_ids: list[str]) -> pd.DataFrame:
+    """Attributes of every type for each item id."""
+    count = len(item_ids)
+    return pd.DataFrame(
+        {
+            "title": [f"Title of {item_id}" for item_id in item_ids],
+            "year": pd.array([None if row == 0 else 1990 + row for row in range(count)], dtype="Int64"),
+            "genres": pd.Series([["Drama"] if row % 2 else ["Comedy", "Crime"] for row in range(count)]).to_numpy(),
+            "price": [row / 2 for row in range(count)],
+            "classic": [row % 3 == 0 for row in range(count)],
+        },
+        index=pd.Index(item_ids, dtype=object),
+    )
+
+
+def random_embeddings(
+    users: int, items: int, size: int, rng: np.random.Generator, *, biased: bool = False
+) -> Embeddings:
+    """Embeddings with a spread of lengths, as real ones have."""
+
+    def vectors(count: int) -> npt.NDArray[np.float32]:
+        lengths = rng.lognormal(0, 0.5, (count, 1))
+        return (rng.standard_normal((count, size)) * lengths).astype(np.float32)
+
+    user_vectors, item_vectors = vectors(users), vectors(items)
+    if not biased:
+        return Embeddings(user_vectors, item_vectors, "preference")
+    return Embeddings(
+        users=np.hstack([user_vectors, np.ones((users, 1), np.float32)]),
+        items=np.hstack([item_vectors, rng.standard_normal((items, 1)).astype(np.float32)]),
+        score_kind="rating",
+        user_bias=rng.standard_normal(users).astype(np.float32),
+        score_constant=3.5,
+        bias_columns=1,
+    )
+
+
+def random_dataset(users: int, items: int, per_user: int, rng: np.random.Generator) -> Dataset:
+    """Each user touches ``per_user`` random items; every item appears."""
+    pairs = [(f"u{item % users}", f"i{item}", 3.0) for item in range(items)]
+    for user in range(users):
+        pairs += [(f"u{user}", f"i{item}", 3.0) for item in rng.permutation(items)[:per_user]]
+    return dataset_of(pairs, titles([f"i{item}" for item in range(items)]))
+
+
+def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embeddings, name: str = "made") -> Path:
+    """Publishes embeddings as they are; returns the version's folder."""
+    items, neighbours = build_indexes(embeddings, seed=0)
+    export = Export(
+        model_name=name,
+        hyperparameters={},
+        embeddings=embeddings,
+        dataset=dataset,
+        evaluation=NO_EVALUATION,
+        refit_on_all=False,
+        items=items,
+        neighbours=neighbours,
+    )
+    version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
+    return models_dir / str(version)

@@ -1,0 +1,52 @@
+"""Every error of the server has its row in the status table, and every status its exception in the client."""
+
+import inspect
+
+import grpc
+import pytest
+
+import shortlist_client.errors as client_errors
+from shortlist_server import errors
+from shortlist_server.service.status import TABLE, internal_error, status_of
+
+EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
+    (errors.InvalidField("k", "too large"), grpc.StatusCode.INVALID_ARGUMENT, "google.rpc.BadRequest"),
+    (errors.NotSupported("rerank"), grpc.StatusCode.UNIMPLEMENTED, ""),
+    (errors.UserNotFound("u"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
+    (errors.ItemNotFound("i"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
+    (errors.ModelNotFound("7", "there is no version 7"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
+    (errors.NoModelReady(), grpc.StatusCode.UNAVAILABLE, "google.rpc.RetryInfo"),
+    (errors.QueueFull(), grpc.StatusCode.RESOURCE_EXHAUSTED, "google.rpc.RetryInfo"),
+    (errors.DeadlinePassed(), grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+]
+
+
+def test_every_kind_of_error_is_among_the_examples() -> None:
+    kinds = {
+        kind
+        for _, kind in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(kind, errors.QueryError) and kind not in (errors.QueryError, errors.NotFound)
+    }
+    assert {type(example) for example, _, _ in EXAMPLES} == kinds
+
+
+@pytest.mark.parametrize(("error", "code", "detail"), EXAMPLES, ids=lambda value: type(value).__name__)
+def test_an_error_has_its_code_and_details(error: errors.QueryError, code: grpc.StatusCode, detail: str) -> None:
+    status = status_of(error)
+    assert status.code == code.value[0]
+    assert [packed.TypeName() for packed in status.details] == ([detail] if detail else [])
+
+
+def test_every_status_of_the_server_has_an_exception_of_the_client() -> None:
+    codes = {code for code, _ in TABLE.values()} | {grpc.StatusCode.INTERNAL}
+    assert codes <= set(client_errors.TABLE)
+
+
+def test_an_internal_error_tells_nothing_but_the_request_id() -> None:
+    status = internal_error("abc")
+    assert status.code == grpc.StatusCode.INTERNAL.value[0]
+    assert status.message == "internal error; the server's log tells more under request id abc"
+
+
+def test_a_long_id_of_a_caller_is_cut_in_messages() -> None:
+    assert len(status_of(errors.UserNotFound("x" * 512)).message) < 120

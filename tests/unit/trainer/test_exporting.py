@@ -1,0 +1,169 @@
+"""Indexes and their measured recall, id tables, attributes, and publishing."""
+
+import multiprocessing
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pandas as pd
+import pyarrow as pa
+import pytest
+
+from shortlist.v1 import manifest_pb2
+from shortlist_trainer.errors import DataError
+from shortlist_trainer.export import index as index_module
+from shortlist_trainer.export.attributes import attribute_table, describe
+from shortlist_trainer.export.id_table import id_table
+from shortlist_trainer.export.index import build_index, measure_recall, unit_length
+from shortlist_trainer.export.publish import publish, versions
+from tests.small_world import random_embeddings
+
+
+def test_a_small_catalogue_gets_an_exact_index(rng: np.random.Generator) -> None:
+    vectors = random_embeddings(50, 300, 8, rng)
+    built = build_index(vectors.items, vectors.users, 0, queries_are_vectors=False)
+    assert (built.kind, built.search_parameters) == ("flat", {})
+    assert built.recalls == {10: 1.0, 100: 1.0}
+    assert built.recall_queries == 50
+
+
+def test_a_large_catalogue_gets_an_approximate_index_with_its_recall(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "EXACT_BELOW_ITEMS", 2_000)
+    vectors = random_embeddings(200, 5_000, 8, rng)
+    built = build_index(vectors.items, vectors.users, 0, queries_are_vectors=False)
+    assert built.kind == "ivf"
+    assert built.index.nprobe == built.search_parameters["nprobe"]
+    assert 0.8 < built.recalls[10] <= 1
+    few = measure_recall(_with_nprobe(built.index, 1), vectors.items, vectors.users)
+    assert few[10] < built.recalls[10]  # searching less finds less, so the figure is no constant
+
+
+def _with_nprobe(index: "faiss.IndexIVFFlat", nprobe: int) -> "faiss.IndexIVFFlat":
+    index.nprobe = nprobe
+    return index
+
+
+def test_recall_is_the_share_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
+    vectors = np.eye(8, dtype=np.float32) * np.arange(8, 0, -1, dtype=np.float32)[:, None]
+    query = np.ones((1, 8), np.float32)  # scores 8, 7, 6, …: the best four are rows 0 to 3
+    half_blind = faiss.IndexFlatIP(8)
+    blinded = vectors.copy()
+    blinded[[1, 3]] = -1
+    half_blind.add(blinded)
+    assert measure_recall(half_blind, vectors, query)[10] == 1.0  # of 8 items every list of 10 holds them all
+    monkeypatch.setattr(index_module, "RECALL_CUTOFFS", (4,))
+    assert measure_recall(half_blind, vectors, query) == {4: 0.5}
+
+
+def test_an_item_is_not_counted_as_its_own_neighbour(rng: np.random.Generator) -> None:
+    unit = unit_length(random_embeddings(1, 200, 6, rng).items)
+    only_itself = faiss.IndexFlatIP(6)
+    only_itself.add(unit)
+    rows = np.arange(100)
+    assert measure_recall(only_itself, unit, unit[rows], rows)[10] == 1.0
+    # An index that finds an item itself and nothing else that is right has a recall near zero.
+    blind = faiss.IndexFlatIP(6)
+    blind.add(-unit)
+    assert measure_recall(blind, unit, unit[rows], rows)[10] < 0.05
+
+
+def test_unit_length_leaves_zero_vectors_alone() -> None:
+    np.testing.assert_allclose(unit_length(np.array([[3, 4], [0, 0]], np.float32)), [[0.6, 0.8], [0, 0]])
+
+
+def test_an_id_table_holds_every_id_once() -> None:
+    table = id_table(["b", "ä", "", "10"])
+    assert table["text"].tobytes().decode() == "bä10"
+    assert table["offsets"].tolist() == [0, 1, 3, 3, 5]
+    assert sorted(table["rows"].tolist()) == [0, 1, 2, 3]
+    assert (np.diff(table["hashes"].astype(object)) > 0).all()
+
+
+def test_attributes_keep_the_five_types_and_the_rest_become_strings() -> None:
+    frame = pd.DataFrame(
+        {
+            "title": ["A", None],
+            "year": pd.array([1990, None], dtype="Int64"),
+            "price": [1.5, 2.5],
+            "classic": [True, False],
+            "genres": [["Drama"], []],
+            "added": pd.to_datetime(["2020-01-01", "2020-01-02"]),
+        }
+    )
+    table = attribute_table(frame, np.array([7, 8]))
+    types = {attribute.name: attribute.type for attribute in describe(table)}
+    assert types == {
+        "interaction_count": manifest_pb2.ATTRIBUTE_TYPE_INT,
+        "title": manifest_pb2.ATTRIBUTE_TYPE_STRING,
+        "year": manifest_pb2.ATTRIBUTE_TYPE_INT,
+        "price": manifest_pb2.ATTRIBUTE_TYPE_DOUBLE,
+        "classic": manifest_pb2.ATTRIBUTE_TYPE_BOOL,
+        "genres": manifest_pb2.ATTRIBUTE_TYPE_STRING_LIST,
+        "added": manifest_pb2.ATTRIBUTE_TYPE_STRING,
+    }
+    assert table["year"].to_pylist() == [1990, None]
+    assert table["title"].to_pylist() == ["A", None]
+    assert table["added"].type == pa.string()
+
+
+def test_a_reserved_attribute_name_is_refused() -> None:
+    with pytest.raises(DataError, match="interaction_count"):
+        attribute_table(pd.DataFrame({"interaction_count": [1]}), np.array([1]))
+
+
+def write_note(folder: Path, version: int) -> None:
+    (folder / "note").write_text(str(version))
+
+
+def test_versions_count_up_from_the_newest(tmp_path: Path) -> None:
+    (tmp_path / "7").mkdir()
+    (tmp_path / "notes").mkdir()
+    assert [publish(tmp_path, write_note) for _ in range(2)] == [8, 9]
+    assert sorted(versions(tmp_path)) == [7, 8, 9]
+    assert (tmp_path / "9" / "note").read_text() == "9"
+
+
+def test_a_failed_publish_leaves_no_trace(tmp_path: Path) -> None:
+    def fail(folder: Path, version: int) -> None:
+        write_note(folder, version)
+        raise OSError(28, "No space left on device")
+
+    with pytest.raises(OSError, match="No space"):
+        publish(tmp_path, fail)
+    assert [path.name for path in tmp_path.iterdir()] == [".publish.lock"]
+
+
+def test_what_a_dead_publisher_left_is_removed(tmp_path: Path) -> None:
+    (tmp_path / ".publishing-3").mkdir()
+    (tmp_path / ".publishing-3" / "half").write_text("x")
+    publish(tmp_path, write_note)
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".publish.lock", "1"]
+
+
+def test_published_files_can_be_read_by_other_users(tmp_path: Path) -> None:
+    def write_secretly(folder: Path, version: int) -> None:
+        write_note(folder, version)
+        (folder / "note").chmod(0o600)
+
+    publish(tmp_path, write_secretly)
+    assert (tmp_path / "1" / "note").stat().st_mode & 0o777 == 0o644
+
+
+def _publish_some(models_dir: str) -> None:
+    for _ in range(5):
+        publish(Path(models_dir), write_note)
+
+
+def test_publishers_take_turns(tmp_path: Path) -> None:
+    processes = [
+        multiprocessing.get_context("spawn").Process(target=_publish_some, args=(str(tmp_path),)) for _ in range(3)
+    ]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join(60)
+    assert [process.exitcode for process in processes] == [0, 0, 0]
+    assert sorted(versions(tmp_path)) == list(range(1, 16))
+    assert all((tmp_path / str(version) / "note").read_text() == str(version) for version in range(1, 16))

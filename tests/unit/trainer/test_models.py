@@ -1,0 +1,155 @@
+"""One suite for every model, and each model's own closed forms."""
+
+import numpy as np
+import pytest
+import torch
+
+from shortlist_trainer.data.dataset import Interactions
+from shortlist_trainer.data.split import random_holdout
+from shortlist_trainer.errors import ConfigError, DataError, TrainerError
+from shortlist_trainer.evaluation.protocols import evaluate
+from shortlist_trainer.models import MODELS, Model, parse_settings
+from shortlist_trainer.models.ials import ImplicitALS, ImplicitALSConfig
+from shortlist_trainer.models.mf import MatrixFactorization, MatrixFactorizationConfig
+from tests.small_world import checkerboard, colours, dataset_of, random_dataset, training_run
+
+SMALL = {
+    "ials": ["embedding_size=2", "epochs=8"],
+    "mf": ["embedding_size=2", "epochs=60", "batch_size=64", "regularization=0.01", "learning_rate=0.02"],
+}
+
+
+def fit(name: str, interactions: Interactions, seed: int = 0) -> Model:
+    model_type = MODELS[name]
+    return model_type.fit(parse_settings(model_type.config_type, SMALL[name]), interactions, training_run(seed))
+
+
+def test_every_model_is_in_this_suite() -> None:
+    assert set(SMALL) == set(MODELS)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_finds_the_colours_of_a_checkerboard(name: str) -> None:
+    dataset = checkerboard()
+    interactions = dataset.interactions
+    model = fit(name, interactions)
+    users, items = np.divmod(np.arange(40 * 30), 30)
+    scores = model.predict(users, items).reshape(40, 30)
+    same_colour = colours(dataset.user_ids)[:, None] == colours(dataset.item_ids)
+    seen = np.zeros((40, 30), dtype=bool)
+    seen[interactions.users, interactions.items] = True
+    # Of what a user has not touched, everything of its own colour comes before everything of the other.
+    own = np.where(same_colour & ~seen, scores, np.inf).min(axis=1)
+    other = np.where(~same_colour & ~seen, scores, -np.inf).max(axis=1)
+    assert (own > other).all()
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_published_vectors_give_the_models_own_predictions(name: str, rng: np.random.Generator) -> None:
+    model = fit(name, checkerboard().interactions)
+    users, items = rng.integers(0, 40, 500), rng.integers(0, 30, 500)
+    vectors = model.embeddings()
+    bias = 0 if vectors.user_bias is None else vectors.user_bias[users]
+    folded = (vectors.users[users] * vectors.items[items]).sum(axis=1) + bias + vectors.score_constant
+    np.testing.assert_allclose(folded, model.predict(users, items), atol=1e-5)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_equal_seeds_give_equal_models_and_other_seeds_others(name: str) -> None:
+    interactions = checkerboard().interactions
+    one, same, other = (fit(name, interactions, seed).embeddings().users for seed in (1, 1, 2))
+    np.testing.assert_array_equal(one, same)
+    assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_users_and_items_without_interactions_get_finite_vectors(name: str) -> None:
+    interactions = checkerboard().interactions
+    kept = (interactions.users != 3) & (interactions.items != 4)
+    vectors = fit(name, interactions.select(kept)).embeddings()
+    assert np.isfinite(vectors.users).all()
+    assert np.isfinite(vectors.items).all()
+    assert np.abs(vectors.users[3, : vectors.users.shape[1] - vectors.bias_columns]).max() == 0
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_a_model_beats_its_baselines(name: str) -> None:
+    dataset = checkerboard(80, 60)
+    split = random_holdout(dataset.interactions, 0.2, 0)
+    result = evaluate(fit(name, split.train), split)
+    if MODELS[name].protocol == "rating":
+        assert result.metrics["rmse"] < min(baseline["rmse"] for baseline in result.baselines.values())
+    else:
+        assert result.metrics["ndcg@10"] > result.baselines["popular"]["ndcg@10"]
+
+
+def test_ials_solves_its_normal_equations(rng: np.random.Generator) -> None:
+    interactions = random_dataset(30, 40, 8, rng).interactions
+    config = ImplicitALSConfig(embedding_size=6, epochs=3, regularization=0.05, unobserved_weight=0.2)
+    vectors = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    items = vectors.items.astype(np.float64)
+    for user in range(30):
+        touched = items[interactions.items[interactions.users == user]]
+        weight = 0.05 * (len(touched) + 0.2 * 40)
+        left = touched.T @ touched + 0.2 * items.T @ items + weight * np.eye(6)
+        np.testing.assert_allclose(vectors.users[user], np.linalg.solve(left, touched.sum(axis=0)), atol=1e-4)
+
+
+def test_ials_minimises_the_loss_it_states(rng: np.random.Generator) -> None:
+    interactions = random_dataset(12, 15, 5, rng).interactions
+    config = ImplicitALSConfig(embedding_size=3, epochs=200, regularization=0.05, unobserved_weight=0.2)
+    vectors = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    users = torch.tensor(vectors.users, dtype=torch.float64, requires_grad=True)
+    items = torch.tensor(vectors.items, dtype=torch.float64, requires_grad=True)
+    touched = torch.zeros(12, 15, dtype=torch.float64)
+    touched[interactions.users, interactions.items] = 1
+    scores = users @ items.T
+    user_weight = 0.05 * (touched.sum(1) + 0.2 * 15)
+    item_weight = 0.05 * (touched.sum(0) + 0.2 * 12)
+    loss = (touched * (1 - scores) ** 2).sum() + 0.2 * (scores**2).sum()
+    loss = loss + (user_weight * (users**2).sum(1)).sum() + (item_weight * (items**2).sum(1)).sum()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+    assert users.grad is not None
+    assert items.grad is not None
+    assert users.grad.abs().max() < 1e-3
+    assert items.grad.abs().max() < 1e-2
+
+
+def test_ials_does_not_depend_on_how_its_rows_are_grouped(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interactions = random_dataset(50, 60, 12, rng).interactions
+    config = ImplicitALSConfig(embedding_size=5, epochs=2)
+    in_one = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    monkeypatch.setattr("shortlist_trainer.models.ials._GATHERED_VECTORS", 40)
+    in_many = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    np.testing.assert_allclose(in_many.users, in_one.users, atol=1e-5)
+
+
+def test_mf_without_ratings_says_what_to_do() -> None:
+    interactions = checkerboard().interactions
+    without = Interactions(interactions.users, interactions.items, None, None, 40, 30)
+    with pytest.raises(DataError, match="--model ials"):
+        MatrixFactorization.fit(MatrixFactorizationConfig(), without, training_run())
+
+
+def test_mf_that_diverges_stops_with_advice() -> None:
+    interactions = dataset_of([("a", "x", 1e30), ("b", "y", -1e30), ("a", "y", 1e30), ("b", "x", 3)]).interactions
+    with pytest.raises(TrainerError, match="lower learning_rate"):
+        MatrixFactorization.fit(MatrixFactorizationConfig(learning_rate=1e30), interactions, training_run())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["epoch=3"], "no hyper-parameter 'epoch'; there are embedding_size=32"),
+        (["epochs=many"], "epochs must be of type int, not 'many'"),
+        (["epochs"], "takes NAME=VALUE"),
+        (["epochs=0"], "epochs must be at least 1, not 0"),
+        (["learning_rate=-1"], "learning_rate must be above 0"),
+        (["regularization=-1"], "regularization must be at least 0"),
+    ],
+)
+def test_a_wrong_setting_is_named(settings: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        parse_settings(MatrixFactorizationConfig, settings)
