@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_DIR ?= models
 
-.PHONY: help install demo test check format protos lock clean
+.PHONY: help install demo test check bench format protos lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
@@ -34,6 +34,9 @@ check: $(VENV)/.ready ## format, lint, types, stale generated code, import arrow
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	PYTHON=$(PYTHON) protos/generate.sh --check
+
+bench: $(VENV)/.ready ## the benchmarks, each beside a peer in the same run
+	$(BIN)/python -m benchmarks.unary_recommend --models-dir $(MODELS_DIR)
 
 format: $(VENV)/.ready ## rewrite the code in the one format
 	$(BIN)/ruff format .

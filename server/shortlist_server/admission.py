@@ -40,7 +40,9 @@ class Admission:
             arrived = time.perf_counter()
             if seconds_left is not None and seconds_left <= 0:
                 raise DeadlinePassed
-            if not self._turns.acquire(timeout=seconds_left):
+            # Without a deadline gRPC tells of billions of seconds left, more than a lock can wait for.
+            longest_wait = threading.TIMEOUT_MAX if seconds_left is None else min(seconds_left, threading.TIMEOUT_MAX)
+            if not self._turns.acquire(timeout=longest_wait):
                 raise DeadlinePassed
             try:
                 yield time.perf_counter() - arrived

@@ -15,14 +15,14 @@ from grpc_reflection.v1alpha import reflection
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
 from shortlist_server.model.store import ModelStore
-from shortlist_server.service.interceptors import CallScope, CallsUnderWay
+from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.recommender_service import RecommenderService
 
 log = logging.getLogger(__name__)
 
-RECOMMENDER = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"].full_name
-MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"].full_name
+RECOMMENDER = recommender_pb2.DESCRIPTOR.services_by_name["RecommenderService"]
+MODELS = model_pb2.DESCRIPTOR.services_by_name["ModelService"]
 WHOLE_SERVER = ""
 """What gRPC health calls a server as a whole."""
 
@@ -73,17 +73,18 @@ class ServerApp:
         self._stopping = threading.Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(config.working + config.waiting + _SPARE_THREADS, "rpc"),
-            interceptors=[CallScope(self._under_way)],
             # Without this a second server on the same port would silently take half of the calls.
             options=[("grpc.so_reuseport", 0)],
         )
         admission = Admission(config.working, config.waiting)
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(
-            RecommenderService(self._store, admission), self._server
-        )
-        model_pb2_grpc.add_ModelServiceServicer_to_server(ModelService(self._store), self._server)
+        recommender = RecommenderService(self._store, admission)
+        guard(recommender, RECOMMENDER, self._under_way)
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, self._server)
+        models = ModelService(self._store)
+        guard(models, MODELS, self._under_way)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (RECOMMENDER, MODELS, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
         reflection.enable_server_reflection(names, self._server)
         self._set_health(ready=False)
         address = f"[{config.host}]" if ":" in config.host else config.host
@@ -117,9 +118,9 @@ class ServerApp:
 
     def _set_health(self, *, ready: bool) -> None:
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
-        for name in (WHOLE_SERVER, RECOMMENDER):
+        for name in (WHOLE_SERVER, RECOMMENDER.full_name):
             self._health.set(name, serving if ready else not_serving)
-        self._health.set(MODELS, serving)
+        self._health.set(MODELS.full_name, serving)
 
     def stop(self) -> None:
         """Turns health to NOT_SERVING, refuses new calls, lets those under way finish, then closes."""

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import numpy as np
 from google.protobuf import descriptor_pb2
-from google.protobuf.descriptor import FileDescriptor
 
 from shortlist.v1 import common_pb2, manifest_pb2, model_pb2, recommender_pb2
 from shortlist_trainer.export.folder import FORMAT_VERSION
@@ -22,12 +21,9 @@ DESCRIPTORS = GOLDEN / "shortlist_v1.binpb"
 
 def contract_descriptors() -> descriptor_pb2.FileDescriptorSet:
     """The descriptors of the contract as it is now."""
-    files: list[FileDescriptor] = [
-        module.DESCRIPTOR for module in (common_pb2, manifest_pb2, model_pb2, recommender_pb2)
-    ]
     described = descriptor_pb2.FileDescriptorSet()
-    for file in files:
-        file.CopyToProto(described.file.add())
+    for module in (common_pb2, manifest_pb2, model_pb2, recommender_pb2):
+        module.DESCRIPTOR.CopyToProto(described.file.add())
     return described
 
 

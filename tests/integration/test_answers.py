@@ -4,8 +4,9 @@ import asyncio
 import itertools
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import cast
 
 import grpc
 import numpy as np
@@ -36,7 +37,7 @@ from shortlist_client import (
 from shortlist_server.item_index import ItemIndex
 from shortlist_server.model.folder import load_model
 from tests.running import serving
-from tests.small_world import dataset_of, publish_embeddings, random_embeddings, titles
+from tests.small_world import dataset_of, publish_embeddings, random_embeddings
 
 RecommendRequest = recommender_pb2.RecommendRequest
 SimilarItemsRequest = recommender_pb2.SimilarItemsRequest
@@ -234,7 +235,7 @@ def test_a_field_outside_its_limits_is_named_and_the_next_request_is_answered(
     with pytest.raises(grpc.RpcError) as caught:
         method[type(request_message)](request_message, timeout=5)  # type: ignore[operator]  # the method of the message
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
-    status = rpc_status.from_call(caught.value)
+    status = rpc_status.from_call(cast(grpc.Call, caught.value))
     details = error_details_pb2.BadRequest()
     assert status.details[0].Unpack(details)
     assert [violation.field for violation in details.field_violations] == [field]
@@ -267,7 +268,7 @@ def test_methods_not_built_yet_answer_unimplemented(small_server: str) -> None:
     with grpc.insecure_channel(small_server) as channel:
         recommender = recommender_pb2_grpc.RecommenderServiceStub(channel)
         models = model_pb2_grpc.ModelServiceStub(channel)
-        calls = [
+        calls: list[Callable[[], object]] = [
             lambda: recommender.BatchRecommend(recommender_pb2.BatchRecommendRequest(), timeout=5),
             lambda: next(iter(recommender.StreamRecommend(iter([]), timeout=5))),
             lambda: recommender.GetCluster(recommender_pb2.GetClusterRequest(), timeout=5),
@@ -416,7 +417,12 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
 ) -> None:
     searched: list[int] = []
     held = ItemIndex.search
-    monkeypatch.setattr(ItemIndex, "search", lambda self, *arguments: (searched.append(1), held(self, *arguments))[1])
+
+    def counted(self: ItemIndex, *arguments: object) -> object:
+        searched.append(1)
+        return held(self, *arguments)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(ItemIndex, "search", counted)
     with serving(small_models, working=1, waiting=4) as app, Client(app.address, timeout_seconds=20) as client:
         working = threading.Thread(target=client.recommend, args=("u0",))
         working.start()
@@ -427,6 +433,15 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
         slow_search.set()
         working.join()
     assert len(searched) == 1
+
+
+def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_search: threading.Event) -> None:
+    with serving(small_models, working=1) as app, grpc.insecure_channel(app.address) as channel:
+        recommend = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
+        calls = [recommend.future(RecommendRequest(user_id="u0")) for _ in range(3)]
+        time.sleep(0.3)
+        slow_search.set()
+        assert [len(call.result().items) for call in calls] == [10, 10, 10]
 
 
 def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_search: threading.Event) -> None:
@@ -458,7 +473,7 @@ def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(
         assert "the secret inside" in caplog.text
         with grpc.insecure_channel(app.address) as channel, pytest.raises(grpc.RpcError) as raw:
             recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend(
-                RecommendRequest(user_id="u0"), metadata=[("x-request-id", "mine-42")]
+                RecommendRequest(user_id="u0"), metadata=(("x-request-id", "mine-42"),)
             )
         assert "mine-42" in (raw.value.details() or "")
         monkeypatch.undo()

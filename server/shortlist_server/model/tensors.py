@@ -33,7 +33,8 @@ def map_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
     """
     try:
         # Copy on write: torch wants writable memory, and nothing that writes shall reach the file.
-        content = np.memmap(path, dtype=np.uint8, mode="c")
+        # Seen as a plain array, which numpy slices several times faster than its memmap class.
+        content = np.asarray(np.memmap(path, dtype=np.uint8, mode="c"))
         header_length = int.from_bytes(content[:8].tobytes(), "little")
         header = json.loads(content[8 : 8 + header_length].tobytes())
         data = content[8 + header_length :]

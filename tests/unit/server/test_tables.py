@@ -2,8 +2,10 @@
 
 import hashlib
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pytest
 from safetensors.numpy import save_file
@@ -70,7 +72,7 @@ def test_attributes_come_in_the_order_of_the_rows_with_none_where_they_are_missi
 
 
 def test_arrays_are_mapped_as_they_were_saved(tmp_path: Path) -> None:
-    arrays = {
+    arrays: dict[str, npt.NDArray[Any]] = {
         "a": np.arange(6, dtype=np.float32).reshape(2, 3),
         "b": np.array([2**63], dtype=np.uint64),
         "c": np.array([], dtype=np.int32),

@@ -1,0 +1,87 @@
+"""The ``shortlist`` command: what it says when something is wrong, and that it works on anybody's CSV."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from tests.running import server_process, shortlist
+
+
+@pytest.fixture
+def shop(tmp_path: Path) -> Path:
+    """Purchases without ratings, and a file of products."""
+    rows = [f"c{user},p{item}" for user in range(30) for item in range(20) if (user + item) % 3 == 0]
+    (tmp_path / "bought.csv").write_text("customer,product\n" + "\n".join(rows) + "\n")
+    products = [f'p{item},"Product {item}, large",{item * 1.5}' for item in range(20)]
+    (tmp_path / "products.csv").write_text("product,title,price\n" + "\n".join(products) + "\n")
+    return tmp_path
+
+
+def test_a_shops_purchases_become_a_service(shop: Path) -> None:
+    trained = shortlist(
+        *("train", "--data", str(shop / "bought.csv"), "--columns", "user=customer,item=product"),
+        *("--items", str(shop / "products.csv"), "--models-dir", str(shop / "models"), "--device", "cpu"),
+        *("--set", "embedding_size=4", "--set", "epochs=3"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "published version 1" in trained.stdout
+    assert "epoch=3, loss=" in trained.stderr
+    with server_process(shop / "models") as (_, address):
+        answer = json.loads(shortlist("recommend", "c1", "-k", "3", "--server", address, "--json").stdout)
+        assert len(answer["items"]) == 3
+        assert answer["items"][0]["attributes"]["title"].endswith(", large")
+        unknown = shortlist("recommend", "stranger", "--server", address)
+        assert (unknown.returncode, unknown.stdout) == (1, "")
+        assert unknown.stderr == "shortlist: the model knows no user 'stranger'\n"
+        popular = shortlist("recommend", "stranger", "--fallback", "popular", "--server", address)
+        assert popular.stdout.startswith("popular items for user stranger")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "no/such/folder"], "neither a path nor one of the known data sets"),
+        (["--data", "{data}", "--model", "oracle"], "there is no model 'oracle'; there are ials, mf"),
+        (["--data", "{data}", "--format", "tape"], "there is no format 'tape'"),
+        (["--data", "{data}", "--columns", "user=customer"], "--columns takes user=NAME,item=NAME"),
+        (["--data", "{data}"], "has no column 'user', 'item'; its columns are customer, product"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--model", "mf"], "mf learns from ratings"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "speed=9"], "no hyper-parameter"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--device", "abacus"], "'abacus' cannot be"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--test-share", "2"], "test share must lie"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--models-dir", "/dev/null/m"], "/dev/null"),
+    ],
+)
+def test_training_that_cannot_be_done_says_why_and_publishes_nothing(
+    shop: Path, arguments: list[str], message: str
+) -> None:
+    given = [argument.replace("{data}", str(shop / "bought.csv")) for argument in arguments]
+    models_dir = [] if "--models-dir" in given else ["--models-dir", str(shop / "models")]
+    result = shortlist("train", *models_dir, *given)
+    assert result.returncode == 1
+    assert message in result.stderr
+    assert "Traceback" not in result.stderr
+    assert not (shop / "models").exists()
+
+
+def test_serving_on_a_taken_port_says_so(small_models: Path) -> None:
+    with server_process(small_models) as (_, address):
+        result = shortlist("serve", "--models-dir", str(small_models), "--port", address.rpartition(":")[2])
+        assert result.returncode == 1
+        assert f"cannot listen on {address}" in result.stderr
+
+
+def test_asking_where_there_is_no_server_says_so() -> None:
+    for arguments in (["recommend", "1"], ["similar", "1"], ["models", "list"]):
+        result = shortlist(*arguments, "--server", "127.0.0.1:1", "--timeout", "0.5")
+        assert result.returncode == 1
+        assert "is `shortlist serve` running?" in result.stderr
+    assert shortlist("health", "--server", "127.0.0.1:1").returncode == 1
+
+
+def test_help_lists_every_command_without_loading_what_they_need() -> None:
+    result = shortlist("--help")
+    assert result.returncode == 0
+    for command in ("demo", "data", "train", "serve", "health", "recommend", "similar", "models"):
+        assert f"    {command}" in result.stdout

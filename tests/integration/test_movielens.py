@@ -1,0 +1,119 @@
+"""Real MovieLens-100K, from the archive to a client: train -> publish -> serve -> ask."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist_client import Client
+from shortlist_trainer.data.dataset import Dataset
+from shortlist_trainer.data.source import load_dataset
+from shortlist_trainer.models import MODELS
+from shortlist_trainer.pipeline import Published, TrainingJob, run
+from tests.running import server_process, shortlist
+from tests.small_world import training_run
+
+SEED = 42
+
+
+@pytest.fixture(scope="module")
+def dataset(movielens_100k: Path) -> Dataset:
+    return load_dataset(str(movielens_100k))
+
+
+@pytest.fixture(scope="module", params=sorted(MODELS))
+def published(
+    request: pytest.FixtureRequest, dataset: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[str, Published]:
+    """Each model with its defaults, trained and published once."""
+    name: str = request.param
+    job = TrainingJob(model=name, models_dir=tmp_path_factory.mktemp(name) / "models", device="cpu", seed=SEED)
+    return name, run(job, dataset)
+
+
+@pytest.fixture(scope="module")
+def address(published: tuple[str, Published]) -> Iterator[str]:
+    with server_process(published[1].folder.parent) as (_, address):
+        yield address
+
+
+def test_a_model_reaches_the_figures_it_is_held_to(published: tuple[str, Published]) -> None:
+    name, result = published
+    metrics, baselines = result.evaluation.metrics, result.evaluation.baselines
+    assert result.evaluation.cold_interactions < 100
+    if name == "mf":
+        assert metrics["rmse"] <= 0.94  # Surprise's SVD reaches .934 on five folds of the same size
+        assert metrics["rmse"] < min(baseline["rmse"] for baseline in baselines.values()) - 0.05
+    else:
+        for metric, value in metrics.items():
+            assert value > 1.15 * baselines["popular"][metric], metric
+        assert metrics["ndcg@10"] > 1.8 * baselines["popular"]["ndcg@10"]
+
+
+def test_served_scores_are_the_models_own_predictions(
+    published: tuple[str, Published], address: str, dataset: Dataset
+) -> None:
+    """The forward pass of the same model, trained again with the same seed, against Score and Recommend."""
+    name, _ = published
+    model_type = MODELS[name]
+    model = model_type.fit(model_type.config_type(), dataset.interactions, training_run(SEED))  # type: ignore[call-arg]
+    rng = np.random.default_rng(0)
+    with Client(address, timeout_seconds=20) as client:
+        for user in rng.choice(len(dataset.user_ids), 20, replace=False):
+            user_id = dataset.user_ids[user]
+            items = rng.choice(len(dataset.item_ids), 200, replace=False)
+            served = client.score(user_id, [dataset.item_ids[item] for item in items]).scores
+            np.testing.assert_allclose(served, model.predict(np.full(200, user), items), atol=1e-4)
+
+            # The whole ranking, by the model's own scores of every item.
+            everything = model.predict(np.full(1682, user), np.arange(1682))
+            everything[dataset.interactions.items[dataset.interactions.users == user]] = -np.inf
+            answer = client.recommend(user_id, k=50)
+            rows = [dataset.item_ids.index(item.id) for item in answer.items]
+            np.testing.assert_allclose([item.score for item in answer.items], everything[rows], atol=1e-4)
+            np.testing.assert_allclose(everything[rows], np.sort(everything)[::-1][:50], atol=1e-4)
+
+
+# Ratings, as mf has them, tell how good a film is; who watches what, as ials has it, tells which are alike.
+@pytest.mark.parametrize("published", ["ials"], indirect=True)
+def test_films_have_sensible_neighbours(published: tuple[str, Published], address: str) -> None:
+    with Client(address, timeout_seconds=20) as client:
+        for film, relatives in (
+            ("172", {"Raiders of the Lost Ark (1981)", "Indiana Jones and the Last Crusade (1989)"}),
+            ("228", {"Star Trek IV: The Voyage Home (1986)", "Star Trek III: The Search for Spock (1984)"}),
+            ("95", {"Beauty and the Beast (1991)", "Lion King, The (1994)"}),
+        ):
+            found = {item.attributes["title"] for item in client.similar_items(film, attributes=["title"]).items}
+            assert relatives <= found
+
+
+def test_the_manifest_says_how_the_model_was_made(published: tuple[str, Published], dataset: Dataset) -> None:
+    name, result = published
+    manifest = json.loads((result.folder / "manifest.json").read_text())
+    assert manifest["model_name"] == name
+    assert manifest["training_data"]["fingerprint"] == dataset.fingerprint()
+    assert manifest["training_data"]["interaction_count"] == "100000"
+    assert manifest["hyperparameters"]["seed"] == str(SEED)
+    assert manifest["evaluation"]["metrics"] == result.evaluation.metrics
+    assert manifest["evaluation"]["refit_on_all"] is True
+    assert [recall["k"] for recall in manifest["item_index"]["recalls"]] == [10, 100]
+    assert {"torch", "faiss-cpu", "shortlist"} <= manifest["libraries"].keys()
+
+
+def test_the_commands_answer_with_titles_and_as_json(published: tuple[str, Published], address: str) -> None:
+    recommend = shortlist("recommend", "196", "--server", address)
+    assert recommend.returncode == 0
+    assert len(recommend.stdout.splitlines()) == 11
+    as_json = json.loads(shortlist("recommend", "196", "--server", address, "--json").stdout)
+    for line, item in zip(recommend.stdout.splitlines()[1:], as_json["items"], strict=True):
+        assert item["attributes"]["title"][:40] in line
+    similar = shortlist("similar", "50", "172", "-k", "3", "--server", address)
+    assert len(similar.stdout.splitlines()) == 4
+    assert json.loads(shortlist("similar", "50", "--server", address, "--json").stdout)["model_version"] == 1
+    models = shortlist("models", "list", "--server", address)
+    assert published[0] in models.stdout
+    assert json.loads(shortlist("models", "list", "--server", address, "--json").stdout)[0]["state"] == "ready"
+    health = shortlist("health", "--server", address)
+    assert (health.returncode, health.stdout) == (0, "SERVING\n")

@@ -1,0 +1,123 @@
+"""A server process that is told to stop."""
+
+import signal
+import threading
+import time
+from pathlib import Path
+
+import grpc
+import pytest
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from shortlist_client import Client, Recommendations
+from shortlist_server.item_index import ItemIndex
+from tests.running import server_process, serving
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_server_process_stops_in_order_when_it_is_told_to(small_models: Path, number: signal.Signals) -> None:
+    with server_process(small_models) as (process, address):
+        with Client(address, timeout_seconds=10) as client:
+            assert len(client.recommend("u0").items) == 10
+        process.send_signal(number)
+        assert process.wait(20) == 0
+        assert process.stderr is not None
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_no_call_under_load_fails_while_the_server_drains(small_models: Path) -> None:
+    """Clients that watch health and leave when it turns lose nothing: calls are answered for the whole drain time."""
+    with server_process(small_models, "--drain-seconds", "1") as (process, address):
+        errors: list[Exception] = []
+        answered = [0]
+
+        def ask() -> None:
+            with grpc.insecure_channel(address) as channel, Client(address, timeout_seconds=10) as client:
+                health = health_pb2_grpc.HealthStub(channel)
+                try:
+                    while health.Check(health_pb2.HealthCheckRequest(), timeout=10).status == SERVING:
+                        client.recommend("u0")
+                        answered[0] += 1
+                except Exception as error:  # noqa: BLE001 - whatever it is, the test reports it
+                    errors.append(error)
+
+        threads = [threading.Thread(target=ask) for _ in range(4)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)
+        process.terminate()
+        for thread in threads:
+            thread.join(20)
+        assert process.wait(20) == 0
+        assert errors == []
+        assert answered[0] > 20
+
+
+def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    go = threading.Event()
+    begun = threading.Event()
+    search = ItemIndex.search
+
+    def held(self: ItemIndex, *arguments: object, **named: object) -> object:
+        begun.set()
+        go.wait(20)
+        return search(self, *arguments, **named)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(ItemIndex, "search", held)
+    answers: list[Recommendations] = []
+    states: list[int] = []
+    with serving(small_models) as app, Client(app.address, timeout_seconds=20) as client:
+        call = threading.Thread(target=lambda: answers.append(client.recommend("u0")))
+        call.start()
+        begun.wait(20)
+        with grpc.insecure_channel(app.address) as channel:
+            watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
+            states.append(next(watch).status)
+            stop = threading.Thread(target=app.stop)
+            stop.start()
+            states.append(next(watch).status)  # before the call under way has finished
+            assert answers == []
+            go.set()
+            begun_to_wait = time.monotonic()
+            call.join(20)
+            stop.join(20)
+            # A watcher of health does not hold the server for the whole grace time.
+            assert time.monotonic() - begun_to_wait < 5
+    assert states == [SERVING, NOT_SERVING]
+    assert len(answers[0].items) == 10
+
+
+def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    go = threading.Event()
+    begun = threading.Event()
+
+    def held(*_: object) -> None:
+        begun.set()
+        go.wait(20)
+
+    monkeypatch.setattr(ItemIndex, "search", held)
+    with serving(small_models, grace_seconds=0.3) as app, Client(app.address, timeout_seconds=20) as client:
+        failed: list[Exception] = []
+
+        def ask() -> None:
+            try:
+                client.recommend("u0")
+            except Exception as error:  # noqa: BLE001 - whatever it is, the test looks at it
+                failed.append(error)
+
+        call = threading.Thread(target=ask)
+        call.start()
+        begun.wait(20)
+        started = time.monotonic()
+        stop = threading.Thread(target=app.stop)
+        stop.start()
+        call.join(20)
+        assert time.monotonic() - started < 5
+        assert failed
+        go.set()
+        stop.join(20)
