@@ -48,11 +48,13 @@ class AttributeValue(google.protobuf.message.Message):
     BOOL_VALUE_FIELD_NUMBER: builtins.int
     STRING_LIST_FIELD_NUMBER: builtins.int
     string_value: builtins.str
+    """Text, such as a title."""
     int_value: builtins.int
     """A whole number, such as a year."""
     double_value: builtins.float
     """A number with a fraction."""
     bool_value: builtins.bool
+    """Yes or no."""
     @property
     def string_list(self) -> global___StringList:
         """Several strings, such as the genres of a film."""
@@ -80,7 +82,9 @@ class StringList(google.protobuf.message.Message):
 
     VALUES_FIELD_NUMBER: builtins.int
     @property
-    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]: ...
+    def values(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """The strings."""
+
     def __init__(
         self,
         *,

@@ -27,6 +27,7 @@ class _ScoreKind:
 class _ScoreKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ScoreKind.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     SCORE_KIND_UNSPECIFIED: _ScoreKind.ValueType  # 0
+    """Not stated."""
     SCORE_KIND_RATING: _ScoreKind.ValueType  # 1
     """A predicted rating, in the unit of the training data's ratings."""
     SCORE_KIND_PREFERENCE: _ScoreKind.ValueType  # 2
@@ -36,6 +37,7 @@ class ScoreKind(_ScoreKind, metaclass=_ScoreKindEnumTypeWrapper):
     """What a score means."""
 
 SCORE_KIND_UNSPECIFIED: ScoreKind.ValueType  # 0
+"""Not stated."""
 SCORE_KIND_RATING: ScoreKind.ValueType  # 1
 """A predicted rating, in the unit of the training data's ratings."""
 SCORE_KIND_PREFERENCE: ScoreKind.ValueType  # 2
@@ -49,21 +51,33 @@ class _AttributeType:
 class _AttributeTypeEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_AttributeType.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     ATTRIBUTE_TYPE_UNSPECIFIED: _AttributeType.ValueType  # 0
+    """Not stated."""
     ATTRIBUTE_TYPE_STRING: _AttributeType.ValueType  # 1
+    """Text."""
     ATTRIBUTE_TYPE_INT: _AttributeType.ValueType  # 2
+    """Whole numbers of 64 bits."""
     ATTRIBUTE_TYPE_DOUBLE: _AttributeType.ValueType  # 3
+    """Numbers with fractions."""
     ATTRIBUTE_TYPE_BOOL: _AttributeType.ValueType  # 4
+    """Yes or no."""
     ATTRIBUTE_TYPE_STRING_LIST: _AttributeType.ValueType  # 5
+    """Several texts an item."""
 
 class AttributeType(_AttributeType, metaclass=_AttributeTypeEnumTypeWrapper):
     """What values a column holds."""
 
 ATTRIBUTE_TYPE_UNSPECIFIED: AttributeType.ValueType  # 0
+"""Not stated."""
 ATTRIBUTE_TYPE_STRING: AttributeType.ValueType  # 1
+"""Text."""
 ATTRIBUTE_TYPE_INT: AttributeType.ValueType  # 2
+"""Whole numbers of 64 bits."""
 ATTRIBUTE_TYPE_DOUBLE: AttributeType.ValueType  # 3
+"""Numbers with fractions."""
 ATTRIBUTE_TYPE_BOOL: AttributeType.ValueType  # 4
+"""Yes or no."""
 ATTRIBUTE_TYPE_STRING_LIST: AttributeType.ValueType  # 5
+"""Several texts an item."""
 global___AttributeType = AttributeType
 
 @typing.final
@@ -132,7 +146,9 @@ class ModelManifest(google.protobuf.message.Message):
     model_name: builtins.str
     """The trainer's name of the model, such as "ials"."""
     user_count: builtins.int
+    """Rows of the user table."""
     item_count: builtins.int
+    """Rows of the item table."""
     embedding_size: builtins.int
     """Columns of both embedding matrices."""
     bias_columns: builtins.int
@@ -144,7 +160,9 @@ class ModelManifest(google.protobuf.message.Message):
     score_kind: global___ScoreKind.ValueType
     """What a score means."""
     @property
-    def created(self) -> google.protobuf.timestamp_pb2.Timestamp: ...
+    def created(self) -> google.protobuf.timestamp_pb2.Timestamp:
+        """When the folder was written."""
+
     @property
     def hyperparameters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Name to value, as given to the trainer."""
@@ -162,9 +180,13 @@ class ModelManifest(google.protobuf.message.Message):
         """The columns of item_attributes.arrow."""
 
     @property
-    def evaluation(self) -> global___Evaluation: ...
+    def evaluation(self) -> global___Evaluation:
+        """How good the model is."""
+
     @property
-    def training_data(self) -> global___TrainingData: ...
+    def training_data(self) -> global___TrainingData:
+        """What it was trained on."""
+
     @property
     def libraries(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.str]:
         """Library name to version, for those that wrote the folder."""
@@ -256,6 +278,7 @@ class MeasuredRecall(google.protobuf.message.Message):
     RECALL_FIELD_NUMBER: builtins.int
     QUERIES_FIELD_NUMBER: builtins.int
     k: builtins.int
+    """How many items were asked for."""
     recall: builtins.float
     """0 to 1."""
     queries: builtins.int
@@ -280,7 +303,9 @@ class ItemAttribute(google.protobuf.message.Message):
     NAME_FIELD_NUMBER: builtins.int
     TYPE_FIELD_NUMBER: builtins.int
     name: builtins.str
+    """The column's name."""
     type: global___AttributeType.ValueType
+    """What its values are."""
     def __init__(
         self,
         *,
@@ -344,7 +369,9 @@ class Evaluation(google.protobuf.message.Message):
     split: builtins.str
     """How the interactions were divided, with the seed."""
     training_interactions: builtins.int
+    """How many interactions the evaluated model was trained on."""
     test_interactions: builtins.int
+    """How many interactions it was judged by."""
     cold_interactions: builtins.int
     """Test interactions whose user or item has no training interaction. Rankings leave them out; rating predictions
     are held against them all the same.
@@ -377,6 +404,8 @@ global___Evaluation = Evaluation
 
 @typing.final
 class MetricSet(google.protobuf.message.Message):
+    """Figures of one baseline."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     @typing.final
@@ -397,7 +426,9 @@ class MetricSet(google.protobuf.message.Message):
 
     METRICS_FIELD_NUMBER: builtins.int
     @property
-    def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]: ...
+    def metrics(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """Metric name to value."""
+
     def __init__(
         self,
         *,
@@ -422,9 +453,11 @@ class TrainingData(google.protobuf.message.Message):
     name: builtins.str
     """As given to the trainer: a known name or the last part of a path."""
     format: builtins.str
+    """The name of the format it was read as."""
     fingerprint: builtins.str
     """SHA-256 over the mapped interactions, in hex: equal for equal data."""
     interaction_count: builtins.int
+    """Distinct (user, item) pairs."""
     duplicates_merged: builtins.int
     """Repeated (user, item) pairs that were merged."""
     bad_rows_skipped: builtins.int
@@ -455,6 +488,7 @@ class ModelFile(google.protobuf.message.Message):
     name: builtins.str
     """Relative to the folder, without directories."""
     size_bytes: builtins.int
+    """Its length."""
     sha256: builtins.str
     """In lower-case hex."""
     def __init__(

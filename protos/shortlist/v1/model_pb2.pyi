@@ -28,6 +28,7 @@ class _ModelState:
 class _ModelStateEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ModelState.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     MODEL_STATE_UNSPECIFIED: _ModelState.ValueType  # 0
+    """Not stated."""
     MODEL_STATE_AVAILABLE: _ModelState.ValueType  # 1
     """On disk, not loaded."""
     MODEL_STATE_LOADING: _ModelState.ValueType  # 2
@@ -41,6 +42,7 @@ class ModelState(_ModelState, metaclass=_ModelStateEnumTypeWrapper):
     """How far a version has come."""
 
 MODEL_STATE_UNSPECIFIED: ModelState.ValueType  # 0
+"""Not stated."""
 MODEL_STATE_AVAILABLE: ModelState.ValueType  # 1
 """On disk, not loaded."""
 MODEL_STATE_LOADING: ModelState.ValueType  # 2
@@ -64,7 +66,9 @@ class Model(google.protobuf.message.Message):
     DEFAULT_FIELD_NUMBER: builtins.int
     MODEL_NAME_FIELD_NUMBER: builtins.int
     version: builtins.int
+    """Its number: the newest has the highest."""
     state: global___ModelState.ValueType
+    """How far it has come."""
     state_reason: builtins.str
     """Why the version is in this state, for people; empty when READY."""
     default: builtins.bool
@@ -91,6 +95,8 @@ global___Model = Model
 
 @typing.final
 class ListModelsRequest(google.protobuf.message.Message):
+    """Asks for everything."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     def __init__(
@@ -101,6 +107,8 @@ global___ListModelsRequest = ListModelsRequest
 
 @typing.final
 class ListModelsResponse(google.protobuf.message.Message):
+    """The versions."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: builtins.int
@@ -119,6 +127,8 @@ global___ListModelsResponse = ListModelsResponse
 
 @typing.final
 class GetModelRequest(google.protobuf.message.Message):
+    """Names a version."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
@@ -138,14 +148,20 @@ global___GetModelRequest = GetModelRequest
 
 @typing.final
 class GetModelResponse(google.protobuf.message.Message):
+    """The version."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
     MANIFEST_FIELD_NUMBER: builtins.int
     @property
-    def model(self) -> global___Model: ...
+    def model(self) -> global___Model:
+        """The version."""
+
     @property
-    def manifest(self) -> shortlist.v1.manifest_pb2.ModelManifest: ...
+    def manifest(self) -> shortlist.v1.manifest_pb2.ModelManifest:
+        """What the version says of itself."""
+
     def __init__(
         self,
         *,
@@ -159,6 +175,8 @@ global___GetModelResponse = GetModelResponse
 
 @typing.final
 class LoadModelRequest(google.protobuf.message.Message):
+    """Names a version."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: builtins.int
@@ -175,11 +193,15 @@ global___LoadModelRequest = LoadModelRequest
 
 @typing.final
 class LoadModelResponse(google.protobuf.message.Message):
+    """The version as it is after loading."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
     @property
-    def model(self) -> global___Model: ...
+    def model(self) -> global___Model:
+        """The version."""
+
     def __init__(
         self,
         *,
@@ -192,10 +214,13 @@ global___LoadModelResponse = LoadModelResponse
 
 @typing.final
 class UnloadModelRequest(google.protobuf.message.Message):
+    """Names a version."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     VERSION_FIELD_NUMBER: builtins.int
     version: builtins.int
+    """Its number: the newest has the highest."""
     def __init__(
         self,
         *,
@@ -207,11 +232,15 @@ global___UnloadModelRequest = UnloadModelRequest
 
 @typing.final
 class UnloadModelResponse(google.protobuf.message.Message):
+    """The version as it is after unloading."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int
     @property
-    def model(self) -> global___Model: ...
+    def model(self) -> global___Model:
+        """The version."""
+
     def __init__(
         self,
         *,
@@ -224,6 +253,8 @@ global___UnloadModelResponse = UnloadModelResponse
 
 @typing.final
 class SetLabelRequest(google.protobuf.message.Message):
+    """Names a label and a version."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     LABEL_FIELD_NUMBER: builtins.int
@@ -244,6 +275,8 @@ global___SetLabelRequest = SetLabelRequest
 
 @typing.final
 class SetLabelResponse(google.protobuf.message.Message):
+    """What the label now points at."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODEL_FIELD_NUMBER: builtins.int

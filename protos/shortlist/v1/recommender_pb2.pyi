@@ -66,6 +66,7 @@ class _Source:
 class _SourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_Source.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     SOURCE_UNSPECIFIED: _Source.ValueType  # 0
+    """Not stated."""
     SOURCE_PERSONALIZED: _Source.ValueType  # 1
     """The user's own embedding."""
     SOURCE_FOLDED_IN: _Source.ValueType  # 2
@@ -79,6 +80,7 @@ class Source(_Source, metaclass=_SourceEnumTypeWrapper):
     """Where an answer came from."""
 
 SOURCE_UNSPECIFIED: Source.ValueType  # 0
+"""Not stated."""
 SOURCE_PERSONALIZED: Source.ValueType  # 1
 """The user's own embedding."""
 SOURCE_FOLDED_IN: Source.ValueType  # 2
@@ -128,15 +130,21 @@ class _ClusterKind:
 class _ClusterKindEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ClusterKind.ValueType], builtins.type):
     DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
     CLUSTER_KIND_UNSPECIFIED: _ClusterKind.ValueType  # 0
+    """Not stated."""
     CLUSTER_KIND_USER: _ClusterKind.ValueType  # 1
+    """Users."""
     CLUSTER_KIND_ITEM: _ClusterKind.ValueType  # 2
+    """Items."""
 
 class ClusterKind(_ClusterKind, metaclass=_ClusterKindEnumTypeWrapper):
     """What a cluster groups."""
 
 CLUSTER_KIND_UNSPECIFIED: ClusterKind.ValueType  # 0
+"""Not stated."""
 CLUSTER_KIND_USER: ClusterKind.ValueType  # 1
+"""Users."""
 CLUSTER_KIND_ITEM: ClusterKind.ValueType  # 2
+"""Items."""
 global___ClusterKind = ClusterKind
 
 @typing.final
@@ -493,7 +501,9 @@ class BatchRecommendResponse(google.protobuf.message.Message):
 
     OUTCOMES_FIELD_NUMBER: builtins.int
     @property
-    def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RecommendOutcome]: ...
+    def outcomes(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RecommendOutcome]:
+        """As many as there were requests."""
+
     def __init__(
         self,
         *,
@@ -512,9 +522,13 @@ class RecommendOutcome(google.protobuf.message.Message):
     RESPONSE_FIELD_NUMBER: builtins.int
     ERROR_FIELD_NUMBER: builtins.int
     @property
-    def response(self) -> global___RecommendResponse: ...
+    def response(self) -> global___RecommendResponse:
+        """The answer."""
+
     @property
-    def error(self) -> google.rpc.status_pb2.Status: ...
+    def error(self) -> google.rpc.status_pb2.Status:
+        """Why there is none, as the unary call would have said it."""
+
     def __init__(
         self,
         *,
@@ -538,7 +552,9 @@ class StreamRecommendRequest(google.protobuf.message.Message):
     request_id: builtins.str
     """Chosen by the caller and returned with the answer. Limit: 512 bytes."""
     @property
-    def request(self) -> global___RecommendRequest: ...
+    def request(self) -> global___RecommendRequest:
+        """What is asked."""
+
     def __init__(
         self,
         *,
@@ -561,7 +577,9 @@ class StreamRecommendResponse(google.protobuf.message.Message):
     request_id: builtins.str
     """The request that this answers."""
     @property
-    def outcome(self) -> global___RecommendOutcome: ...
+    def outcome(self) -> global___RecommendOutcome:
+        """The answer, or why there is none."""
+
     def __init__(
         self,
         *,
@@ -731,6 +749,7 @@ class Cluster(google.protobuf.message.Message):
     SIZE_FIELD_NUMBER: builtins.int
     TOP_ITEMS_FIELD_NUMBER: builtins.int
     kind: global___ClusterKind.ValueType
+    """What it groups."""
     label: builtins.int
     """0 to the number of clusters of this kind - 1."""
     size: builtins.int
@@ -766,6 +785,7 @@ class GetClusterRequest(google.protobuf.message.Message):
     kind: global___ClusterKind.ValueType
     """Required."""
     label: builtins.int
+    """Its label."""
     member_id: builtins.str
     """A user id or an item id, as kind says. Limit: 1 to 512 bytes."""
     k: builtins.int
@@ -799,6 +819,8 @@ global___GetClusterRequest = GetClusterRequest
 
 @typing.final
 class GetClusterResponse(google.protobuf.message.Message):
+    """The cluster."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CLUSTER_FIELD_NUMBER: builtins.int
@@ -806,7 +828,9 @@ class GetClusterResponse(google.protobuf.message.Message):
     model_version: builtins.int
     """The model that answered."""
     @property
-    def cluster(self) -> global___Cluster: ...
+    def cluster(self) -> global___Cluster:
+        """The cluster that was named."""
+
     def __init__(
         self,
         *,
@@ -820,6 +844,8 @@ global___GetClusterResponse = GetClusterResponse
 
 @typing.final
 class ListClustersRequest(google.protobuf.message.Message):
+    """Asks for all clusters of a kind."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     KIND_FIELD_NUMBER: builtins.int
@@ -854,6 +880,8 @@ global___ListClustersRequest = ListClustersRequest
 
 @typing.final
 class ListClustersResponse(google.protobuf.message.Message):
+    """The clusters."""
+
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     CLUSTERS_FIELD_NUMBER: builtins.int
