@@ -12,7 +12,8 @@ from shortlist_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Cli
 from shortlist_client.errors import ShortlistError, Unavailable
 from shortlist_client.results import Fallback, Item, Shortfall
 
-_SHOWN_ATTRIBUTES = ("title", "year", "genres")
+_TITLE_WIDTH = 50
+_SHOWN_ATTRIBUTES = ("title", "genres")
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -111,11 +112,10 @@ def _attributes(client: Client, options: argparse.Namespace) -> list[str]:
 
 def _print_items(items: Sequence[Item], shortfall: Shortfall | None) -> None:
     for place, item in enumerate(items, start=1):
-        genres = item.attributes.get("genres", "")
+        title, genres = str(item.attributes.get("title", "")), item.attributes.get("genres", "")
+        title = title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + "…"
         shown = ", ".join(genres) if isinstance(genres, list) else genres
-        _print(
-            f"{place:>4}  {item.score:>8.3f}  {item.id:<8} {item.attributes.get('title', '')!s:<50} {shown}".rstrip()
-        )
+        _print(f"{place:>4}  {item.score:>8.3f}  {item.id:<8} {title:<{_TITLE_WIDTH}} {shown}".rstrip())
     if shortfall is not None:
         _print(f"      {len(items)} items only: {shortfall.replace('_', ' ')}")
 

@@ -14,7 +14,7 @@ from shortlist_client.client import Client
 from shortlist_client.errors import ShortlistError
 
 DATA = "ml-100k"
-USER = "308"
+USER = "28"
 FILM = "172"
 _SHORTLIST = (sys.executable, "-m", "shortlist_client.main")
 _START_TIMEOUT_SECONDS = 60
@@ -35,7 +35,7 @@ def run_demo(models_dir: Path) -> int:
     started = time.monotonic()
     try:
         _step(1, "data: MovieLens-100K")
-        _command("data", "fetch", DATA)
+        folder = Path(_command("data", "fetch", DATA).splitlines()[0].partition(" is in ")[2])
         _step(2, "train, evaluate and publish a model")
         if any(entry.name.isdecimal() for entry in models_dir.glob("*/")):
             _print(f"{models_dir} holds a model already; it is used as it is")
@@ -44,6 +44,7 @@ def run_demo(models_dir: Path) -> int:
         _step(3, "serve it over gRPC")
         with _server(models_dir) as address:
             _step(4, f"which items for user {USER}?")
+            _print(f"who rated highest: {'; '.join(_favourites(folder, USER))}")
             _command("recommend", USER, "--server", address)
             _step(5, "what is like The Empire Strikes Back?")
             _command("similar", FILM, "--server", address)
@@ -56,11 +57,23 @@ def run_demo(models_dir: Path) -> int:
     return 0
 
 
-def _command(*arguments: str) -> None:
+def _command(*arguments: str) -> str:
+    """Runs a command as a user would, shows what it prints and returns it."""
     _print(f"$ shortlist {' '.join(arguments)}")
-    # A process of its own, as a user would start it: the client must not load what the trainer needs.
-    if subprocess.run([*_SHORTLIST, *arguments], check=False).returncode:
+    # A process of its own: the client must not load what the trainer needs.
+    result = subprocess.run([*_SHORTLIST, *arguments], stdout=subprocess.PIPE, text=True, check=False)
+    _print(result.stdout.rstrip())
+    if result.returncode:
         raise _StepFailed(" ".join(arguments))
+    return result.stdout
+
+
+def _favourites(folder: Path, user: str) -> list[str]:
+    """Titles that the user gave five stars, so that a reader can judge what is recommended."""
+    films = (line.split("|") for line in (folder / "u.item").read_text(encoding="latin-1").splitlines())
+    titles = {fields[0]: fields[1] for fields in films}
+    ratings = (line.split("\t") for line in (folder / "u.data").read_text().splitlines())
+    return [titles[item] for rater, item, stars, _ in ratings if rater == user and stars == "5"][:8]
 
 
 @contextmanager
