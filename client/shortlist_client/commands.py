@@ -59,6 +59,9 @@ def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argp
             hint = "; is `shortlist serve` running?" if isinstance(error, Unavailable) else ""
             sys.stderr.write(f"shortlist: {error}{hint}\n")
             return 1
+        except ValueError as error:  # what no message can carry, such as a k beyond 32 bits
+            sys.stderr.write(f"shortlist: {error}\n")
+            return 1
         return 0
 
     parser.set_defaults(run=run)

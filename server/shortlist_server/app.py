@@ -29,6 +29,11 @@ WHOLE_SERVER = ""
 _SPARE_THREADS = 8
 """For health, reflection and ModelService while every place of the recommender is taken."""
 
+_LAST_CALLS_SECONDS = 0.1
+
+# The contract lets a request name 10,000 ids of 512 bytes, which is more than the 4 MiB that gRPC allows by itself.
+_MAX_REQUEST_BYTES = 16 << 20
+
 
 @dataclass(frozen=True)
 class ServerConfig:
@@ -44,6 +49,9 @@ class ServerConfig:
         drain_seconds: how long health has been NOT_SERVING before new calls are refused.
         grace_seconds: how long calls under way may take to finish at shutdown.
         retry_load_seconds: how often a folder without a good version is looked at again.
+
+    Raises:
+        ValueError: a value is out of its range.
     """
 
     models_dir: Path
@@ -55,6 +63,18 @@ class ServerConfig:
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
     retry_load_seconds: float = 2.0
+
+    def __post_init__(self) -> None:
+        for name, lowest, highest in (
+            ("port", 0, 65_535),
+            ("working", 1, 1_024),
+            ("waiting", 0, 65_536),
+            ("drain_seconds", 0, 3_600),
+            ("grace_seconds", 0, 3_600),
+        ):
+            value = getattr(self, name)
+            if not lowest <= value <= highest:
+                raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
 
 
 class ServerApp:
@@ -74,7 +94,7 @@ class ServerApp:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(config.working + config.waiting + _SPARE_THREADS, "rpc"),
             # Without this a second server on the same port would silently take half of the calls.
-            options=[("grpc.so_reuseport", 0)],
+            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES)],
         )
         admission = Admission(config.working, config.waiting)
         recommender = RecommenderService(self._store, admission)
@@ -130,9 +150,11 @@ class ServerApp:
         closed = self._server.stop(self._config.grace_seconds)
         if not self._under_way.wait_for_none(self._config.grace_seconds):
             log.warning("calls under way were cut off after %.1f s", self._config.grace_seconds)
-        # What is left are watchers of the health service, which would hold the server for the whole grace time.
-        self._server.stop(None)
-        closed.wait()
+        # What is left are watchers of the health service, which would hold the server for the whole grace time, and
+        # perhaps a call that was accepted a moment ago and has not begun.
+        if not closed.wait(_LAST_CALLS_SECONDS):
+            self._server.stop(None)
+            closed.wait()
 
 
 def _device(name: str) -> torch.device:

@@ -72,7 +72,7 @@ def _serve(options: argparse.Namespace) -> int:
                 grace_seconds=options.grace_seconds,
             )
         )
-    except (OSError, RuntimeError, AssertionError) as error:
+    except (OSError, ValueError, RuntimeError, AssertionError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     app.start()

@@ -74,11 +74,20 @@ class Ranking:
     Attributes:
         rows: (n,) item rows.
         scores: (n,) float32.
-        source: where they came from.
     """
 
     rows: Int64Array
     scores: Float32Array
+
+
+@dataclass(frozen=True)
+class Recommendation(Ranking):
+    """A ranking for a user.
+
+    Attributes:
+        source: where the items came from.
+    """
+
     source: Source
 
 
@@ -110,7 +119,7 @@ class Recommender:
     popularity: Int64Array
     score_constant: float
 
-    def recommend(self, query: RecommendQuery) -> Ranking:
+    def recommend(self, query: RecommendQuery) -> Recommendation:
         """The best items for a user.
 
         Raises:
@@ -128,7 +137,7 @@ class Recommender:
         vector = self.users.gather(np.array([user]))[0]
         found = self.items.search(vector, query.k, excluded)
         offset = np.float32(self.users.bias(user) + self.score_constant)
-        return Ranking(found.rows, found.scores + offset, Source.PERSONALIZED)
+        return Recommendation(found.rows, found.scores + offset, Source.PERSONALIZED)
 
     def similar_items(self, query: SimilarItemsQuery) -> Ranking:
         """The items nearest to the mean of the query's items, by cosine, the query's items left out.
@@ -147,7 +156,7 @@ class Recommender:
             direction = direction / length
         excluded = np.unique(np.concatenate([liked, disliked]))
         found = self.neighbours.search(direction.astype(np.float32), query.k, excluded)
-        return Ranking(found.rows, found.scores, Source.PERSONALIZED)
+        return Ranking(found.rows, found.scores)
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> Float32Array:
         """(n,) the model's prediction for a user and each item, in the order of ``item_ids``.
@@ -163,10 +172,10 @@ class Recommender:
         offset = np.float32(self.users.bias(user) + self.score_constant)
         return np.asarray(vectors @ self.users.gather(np.array([user]))[0] + offset, dtype=np.float32)
 
-    def _most_popular(self, k: int, excluded: RowArray) -> Ranking:
+    def _most_popular(self, k: int, excluded: RowArray) -> Recommendation:
         candidates = self.popular[: k + len(excluded)]
         rows = candidates[~np.isin(candidates, excluded)][:k]
-        return Ranking(rows, self.popularity[rows].astype(np.float32), Source.POPULAR)
+        return Recommendation(rows, self.popularity[rows].astype(np.float32), Source.POPULAR)
 
     def _known_rows(self, item_ids: Sequence[str]) -> Int64Array:
         """The rows of those ids that the model knows, ascending and distinct."""

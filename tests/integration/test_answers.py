@@ -121,6 +121,12 @@ def test_a_user_who_has_seen_nearly_everything_gets_what_is_left(tmp_path: Path,
         assert (nothing.items, nothing.shortfall) == ([], Shortfall.CATALOGUE_EXHAUSTED)
 
 
+def test_the_largest_request_that_the_contract_allows_is_answered(client: Client) -> None:
+    longest = [f"{number:0>512}" for number in range(9_999)]
+    answer = client.with_timeout(20).recommend("u0", exclude_item_ids=[*longest, "i1"])
+    assert len(answer.items) == 10
+
+
 def test_an_unknown_user_gets_popular_items_only_when_that_is_asked_for(client: Client, small_models: Path) -> None:
     with pytest.raises(UserNotFound) as caught:
         client.recommend("nobody")

@@ -72,6 +72,22 @@ def test_serving_on_a_taken_port_says_so(small_models: Path) -> None:
         assert f"cannot listen on {address}" in result.stderr
 
 
+@pytest.mark.parametrize(
+    "option", [["--port", "70000"], ["--working", "0"], ["--waiting", "-1"], ["--device", "abacus"]]
+)
+def test_serving_with_a_wrong_option_says_so(small_models: Path, option: list[str]) -> None:
+    result = shortlist("serve", "--models-dir", str(small_models), *option)
+    assert result.returncode == 1
+    assert option[0][2:] in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_asking_for_what_no_message_can_carry_says_so(small_models: Path) -> None:
+    with server_process(small_models) as (_, address):
+        result = shortlist("recommend", "u0", "-k", "99999999999", "--server", address)
+    assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+
+
 def test_asking_where_there_is_no_server_says_so() -> None:
     for arguments in (["recommend", "1"], ["similar", "1"], ["models", "list"]):
         result = shortlist(*arguments, "--server", "127.0.0.1:1", "--timeout", "0.5")

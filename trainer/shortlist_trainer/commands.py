@@ -48,7 +48,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
     )
     model_options.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
-    model_options.add_argument("--seed", type=int, default=42, help="of the split and of the first parameters")
+    model_options.add_argument("--seed", type=_seed, default=42, help="of the split and of the first parameters")
     model_options.add_argument("--test-share", type=float, default=0.2, help="share of interactions to evaluate on")
     model_options.add_argument(
         "--no-refit",
@@ -56,6 +56,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="publish the evaluated model itself, instead of one trained again on all interactions",
     )
     train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
+
+
+def _seed(text: str) -> int:
+    seed = int(text)
+    if not 0 <= seed < 2**32:
+        raise argparse.ArgumentTypeError(f"must lie between 0 and {2**32 - 1}, not be {text}")
+    return seed
 
 
 def _fetch(options: argparse.Namespace) -> int:

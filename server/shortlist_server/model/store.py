@@ -70,14 +70,19 @@ class ModelStore:
         folder = self._models_dir / str(number)
         try:
             changed = folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return  # taken away since the folder was listed
+        try:
             if self._refused.get(number, (None, ""))[0] == changed:
                 return
             self._loaded = load_model(folder, self._device)
         except BadModel as error:
             self._refused[number] = (changed, str(error))
             log.error("version %d in %s is refused: %s", number, self._models_dir, error)
-        except FileNotFoundError:
-            pass  # taken away since the folder was listed
+        except Exception as error:
+            # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
+            self._refused[number] = (changed, f"cannot be loaded: {error}")
+            log.exception("version %d in %s cannot be loaded", number, self._models_dir)
         else:
             manifest = self._loaded.manifest
             log.info(

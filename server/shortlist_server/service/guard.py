@@ -28,11 +28,14 @@ class CallsUnderWay:
         self._count = 0
         self._changed = threading.Condition()
 
-    def __enter__(self) -> None:
+    def add(self, context: grpc.ServicerContext) -> None:
+        """Counts a call until gRPC has sent its answer, which is later than its method returns."""
         with self._changed:
             self._count += 1
+        if not context.add_callback(self._remove):
+            self._remove()  # it has ended already
 
-    def __exit__(self, *_: object) -> None:
+    def _remove(self) -> None:
         with self._changed:
             self._count -= 1
             self._changed.notify_all()
@@ -55,15 +58,15 @@ def guard(servicer: Any, service: ServiceDescriptor, under_way: CallsUnderWay) -
 def _guarded(method: Method, under_way: CallsUnderWay) -> Method:
     @functools.wraps(method)
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        with under_way:
-            try:
-                return method(request, context)
-            except QueryError as error:
-                _abort(context, status_of(error))
-            except Exception:
-                request_id = _request_id(context)
-                log.exception("%s failed, request id %s", method.__name__, request_id)
-                _abort(context, internal_error(request_id))
+        under_way.add(context)
+        try:
+            return method(request, context)
+        except QueryError as error:
+            _abort(context, status_of(error))
+        except Exception:
+            request_id = _request_id(context)
+            log.exception("%s failed, request id %s", method.__name__, request_id)
+            _abort(context, internal_error(request_id))
 
     return answer
 

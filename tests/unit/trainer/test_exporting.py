@@ -1,6 +1,7 @@
 """Indexes and their measured recall, id tables, attributes, and publishing."""
 
 import multiprocessing
+import resource
 from pathlib import Path
 
 import faiss
@@ -16,7 +17,7 @@ from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import build_index, measure_recall, unit_length
 from shortlist_trainer.export.publish import publish, versions
-from tests.small_world import random_embeddings
+from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
 
 def test_a_small_catalogue_gets_an_exact_index(rng: np.random.Generator) -> None:
@@ -133,6 +134,20 @@ def test_a_failed_publish_leaves_no_trace(tmp_path: Path) -> None:
 
     with pytest.raises(OSError, match="No space"):
         publish(tmp_path, fail)
+    assert [path.name for path in tmp_path.iterdir()] == [".publish.lock"]
+
+
+@pytest.mark.parametrize("limit", [200, 1_000, 3_000, 6_000])
+def test_a_full_disk_is_an_os_error_and_leaves_no_trace(tmp_path: Path, rng: np.random.Generator, limit: int) -> None:
+    """A limit on the size of files stands for the disk: each library meets it in its own way."""
+    dataset, embeddings = random_dataset(20, 100, 5, rng), random_embeddings(20, 100, 16, rng)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, before[1]))
+    try:
+        with pytest.raises(OSError):  # noqa: PT011 - what it says is the library's
+            publish_embeddings(tmp_path, dataset, embeddings)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
     assert [path.name for path in tmp_path.iterdir()] == [".publish.lock"]
 
 

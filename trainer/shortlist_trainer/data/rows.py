@@ -88,14 +88,14 @@ def check_rows(
     Raises:
         DataError: a row is malformed and ``skip_bad_rows`` is false, or no row is left.
     """
-    bad = list(already_bad)
+    examples = list(already_bad)
     usable = np.ones(table.num_rows, dtype=np.bool_)
 
     def refuse(mask: BoolArray, reason: str, values: pa.ChunkedArray) -> None:
         rows = np.flatnonzero(mask & usable)
-        # One example is enough for the message; the rest are only counted.
-        bad.extend(BadRow(int(lines[row]), reason.format(_shown(values[int(row)]))) for row in rows)
         usable[rows] = False
+        if len(rows):  # the first of each kind is described, the rest are counted
+            examples.append(BadRow(int(lines[rows[0]]), reason.format(_shown(values[int(rows[0])]))))
 
     def ids(name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
         values = table[name]
@@ -105,9 +105,9 @@ def check_rows(
         empty = pc.equal(dictionary, "").to_numpy(zero_copy_only=False)
         too_long = pc.greater(pc.binary_length(dictionary), MAX_ID_BYTES).to_numpy(zero_copy_only=False)
         codes = array.indices.fill_null(-1).to_numpy(zero_copy_only=False)
-        of_row = np.append  # the row's flag is its id's flag, and a missing id (code -1) reads the last entry
-        refuse(of_row(empty, True)[codes], f"{name} is empty", values)
-        refuse(of_row(too_long, False)[codes], f"{name} is longer than {MAX_ID_BYTES} bytes", values)
+        # A row's flag is that of its id; a missing id, code -1, reads the flag that is appended.
+        refuse(np.append(empty, True)[codes], f"{name} is empty", values)
+        refuse(np.append(too_long, False)[codes], f"{name} is longer than {MAX_ID_BYTES} bytes", values)
         return codes.astype(np.int32), dictionary.to_pylist()
 
     user_codes, user_ids = ids(columns.user)
@@ -122,12 +122,13 @@ def check_rows(
         refuse(~np.isfinite(values), f"{columns.timestamp} is {{}}, not a time", table[columns.timestamp])
         timestamps = np.where(usable, values, 0).astype(np.int64)
 
-    if bad and not skip_bad_rows:
-        first = min(bad, key=lambda row: row.line)
-        more = f" ({len(bad) - 1:,} more like it)" if len(bad) > 1 else ""
+    bad_row_count = len(already_bad) + int(np.count_nonzero(~usable))
+    if bad_row_count and not skip_bad_rows:
+        first = min(examples, key=lambda row: row.line)
+        more = f" ({bad_row_count - 1:,} more bad rows)" if bad_row_count > 1 else ""
         raise DataError(f"{path}, {line_word} {first.line}: {first.reason}{more}; --skip-bad-rows leaves such rows out")
     if not usable.any():
-        raise DataError(f"{path} holds no usable row" + (f" ({len(bad):,} malformed)" if bad else ""))
+        raise DataError(f"{path} holds no usable row" + (f" ({bad_row_count:,} malformed)" if bad_row_count else ""))
 
     user_codes, user_ids = _compact(user_codes[usable], user_ids)
     item_codes, item_ids = _compact(item_codes[usable], item_ids)
@@ -138,7 +139,7 @@ def check_rows(
         timestamps=None if timestamps is None else timestamps[usable],
         user_ids=user_ids,
         item_ids=item_ids,
-        bad_row_count=len(bad),
+        bad_row_count=bad_row_count,
     )
 
 
@@ -164,7 +165,9 @@ def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
 def _seconds(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """(n,) float64 seconds since 1970, NaN where there is no time; numbers are taken as seconds."""
     if pa.types.is_timestamp(values.type) or pa.types.is_date(values.type):
-        return np.asarray(values.cast(pa.timestamp("us")).cast(pa.int64()).to_numpy(), dtype=np.float64) / 1e6
+        return (
+            np.asarray(values.cast(pa.timestamp("us"), safe=False).cast(pa.int64()).to_numpy(), dtype=np.float64) / 1e6
+        )
     numbers = _numbers(values)
     if np.isfinite(numbers).any() or len(numbers) == 0:
         return numbers

@@ -20,11 +20,13 @@ class TextLayout:
         delimiter: one character between columns.
         column_names: names of all columns in order, or None where the first line names them.
         encoding: the text's encoding.
+        quoted: whether double quotes around a column are taken off, as in CSV.
     """
 
     delimiter: str = ","
     column_names: tuple[str, ...] | None = None
     encoding: str = "utf-8"
+    quoted: bool = True
 
 
 def read_text_rows(path: Path, layout: TextLayout, columns: ColumnNames, *, skip_bad_rows: bool) -> Rows:
@@ -59,7 +61,10 @@ def read_text_rows(path: Path, layout: TextLayout, columns: ColumnNames, *, skip
                 use_threads=False, column_names=layout.column_names, encoding=layout.encoding, block_size=8 << 20
             ),
             parse_options=arrow_csv.ParseOptions(
-                delimiter=layout.delimiter, ignore_empty_lines=False, invalid_row_handler=note_broken_row
+                delimiter=layout.delimiter,
+                quote_char='"' if layout.quoted else False,
+                ignore_empty_lines=False,
+                invalid_row_handler=note_broken_row,
             ),
             convert_options=convert,
         )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 from google.protobuf import json_format
+from safetensors import SafetensorError
 from safetensors.numpy import save_file
 
 from shortlist.v1 import manifest_pb2
@@ -70,6 +71,9 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         folder: an empty folder.
         version: the version it will be published as.
         export: what to write.
+
+    Raises:
+        OSError: a file cannot be written.
     """
     vectors, dataset = export.embeddings, export.dataset
     user_tensors: dict[str, Array] = {"embeddings": vectors.users}
@@ -87,8 +91,8 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         pa.ipc.new_file(sink, attributes.schema) as out,
     ):
         out.write_table(attributes)
-    faiss.write_index(export.items.index, str(folder / "items.faiss"))
-    faiss.write_index(export.neighbours.index, str(folder / "neighbours.faiss"))
+    _write_index(export.items, folder / "items.faiss")
+    _write_index(export.neighbours, folder / "neighbours.faiss")
 
     manifest = manifest_pb2.ModelManifest(
         format_version=FORMAT_VERSION,
@@ -122,7 +126,17 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
 
 
 def _save(tensors: Mapping[str, Array], path: Path) -> None:
-    save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    try:
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, path)
+    except SafetensorError as error:
+        raise OSError(f"{path.name} cannot be written: {error}") from error
+
+
+def _write_index(built: BuiltIndex, path: Path) -> None:
+    try:
+        faiss.write_index(built.index, str(path))
+    except RuntimeError as error:
+        raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
 def _index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:

@@ -78,7 +78,7 @@ class ImplicitALS(Model):
             torch.from_numpy(interactions.items).long().to(device),
         )
         with run.progress.bar(2 * config.epochs * len(interactions), "interaction") as bar:
-            users = items  # replaced in the first half-epoch
+            users = items.new_zeros(interactions.user_count, config.embedding_size)
             for epoch in range(1, config.epochs + 1):
                 # Items first in later epochs, so that the last solve is the users', as fold-in repeats it.
                 if epoch > 1:

@@ -31,7 +31,7 @@ def read(name: str, path: Path, options: ReadOptions) -> Dataset:
     """Reads u.data and, where it is there, u.item."""
     rows = read_text_rows(
         path / "u.data",
-        TextLayout(delimiter="\t", column_names=_COLUMNS),
+        TextLayout(delimiter="\t", column_names=_COLUMNS, quoted=False),
         ColumnNames(*_COLUMNS),
         skip_bad_rows=options.skip_bad_rows,
     )

@@ -23,7 +23,7 @@ def read(name: str, path: Path, options: ReadOptions) -> Dataset:
     """Reads ratings.dat and, where it is there, movies.dat."""
     rows = read_text_rows(
         path / "ratings.dat",
-        TextLayout(delimiter=":", column_names=_COLUMNS),
+        TextLayout(delimiter=":", column_names=_COLUMNS, quoted=False),
         ColumnNames("user", "item", "rating", "timestamp"),
         skip_bad_rows=options.skip_bad_rows,
     )
