@@ -36,6 +36,7 @@ from shortlist_client import (
 )
 from shortlist_server.item_index import ItemIndex
 from shortlist_server.model.folder import load_model
+from shortlist_server.model.store import ModelStore
 from tests.running import serving
 from tests.small_world import dataset_of, publish_embeddings, random_embeddings
 
@@ -374,6 +375,24 @@ def test_without_a_model_the_server_says_when_to_come_back_and_serves_it_once_it
                 assert time.monotonic() < deadline
                 time.sleep(0.02)
         assert len(client.recommend("u0").items) == 10
+
+
+def test_the_client_tries_again_until_a_model_is_ready(
+    tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+    select = ModelStore.select
+
+    def publish_at_the_first_attempt(self: ModelStore, *selector: object) -> object:
+        attempts.append(1)
+        if len(attempts) == 1:
+            (tmp_path / "1").symlink_to(small_models / "1")
+        return select(self, *selector)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(ModelStore, "select", publish_at_the_first_attempt)
+    with serving(tmp_path, retry_load_seconds=0.01) as app, Client(app.address, timeout_seconds=20) as client:
+        assert len(client.recommend("u0").items) == 10
+    assert len(attempts) > 1
 
 
 def test_a_server_of_bad_models_only_serves_none_and_says_why(tmp_path: Path) -> None:
