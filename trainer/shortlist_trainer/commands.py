@@ -1,14 +1,21 @@
-"""The trainer's commands: ``shortlist data`` and ``shortlist train``."""
+"""The trainer's commands: ``shortlist data``, ``shortlist train`` and ``shortlist evaluate``."""
 
 import argparse
+import dataclasses
+import json
+import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 # Nothing here imports torch, pandas or FAISS before a command runs, so that `shortlist --help` stays quick.
 if TYPE_CHECKING:
+    from shortlist_trainer.data.dataset import Dataset
     from shortlist_trainer.data.rows import ColumnNames
     from shortlist_trainer.evaluation.protocols import EvaluationResult
+
+
+_Defaults = argparse.ArgumentDefaultsHelpFormatter
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -19,43 +26,76 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     fetch.add_argument("name", metavar="NAME", help="ml-100k, ml-1m, ml-20m or ml-latest-small")
     fetch.set_defaults(run=_fetch, extra="trainer")
 
-    train = commands.add_parser(
-        "train", help="train, evaluate and publish a model", formatter_class=argparse.ArgumentDefaultsHelpFormatter
-    )
+    train = commands.add_parser("train", help="train, evaluate and publish a model", formatter_class=_Defaults)
     train.set_defaults(run=_train, extra="trainer")
-    data_options = train.add_argument_group("data")
-    data_options.add_argument("--data", required=True, metavar="D", help="a known name, a folder, a file or a zip")
-    data_options.add_argument(
-        "--format",
-        metavar="F",
-        help="movielens-100k, movielens-1m, movielens-csv, csv or parquet; guessed if not given",
-    )
-    data_options.add_argument(
-        "--columns",
-        metavar="C",
-        help="columns of a csv or parquet file: user=…,item=…[,rating=…][,timestamp=…]; "
-        "if not given, the columns of these names",
-    )
-    data_options.add_argument(
-        "--items", metavar="FILE", help="csv or parquet file of item attributes, its first column the item id"
-    )
-    data_options.add_argument(
-        "--skip-bad-rows", action="store_true", help="leave malformed rows out and count them, instead of stopping"
-    )
-    model_options = train.add_argument_group("model")
-    model_options.add_argument("--model", default="ials", metavar="M", help="ials or mf")
-    model_options.add_argument(
-        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
-    )
-    model_options.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    _add_data_options(train)
+    model_options = _add_model_options(train)
     model_options.add_argument("--seed", type=_seed, default=42, help="of the split and of the first parameters")
-    model_options.add_argument("--test-share", type=float, default=0.2, help="share of interactions to evaluate on")
     model_options.add_argument(
         "--no-refit",
         action="store_true",
         help="publish the evaluated model itself, instead of one trained again on all interactions",
     )
+    _add_split_options(train)
     train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
+    _add_evaluate(commands)
+
+
+def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    evaluate = commands.add_parser(
+        "evaluate", help="figures only: train and judge without publishing", formatter_class=_Defaults
+    )
+    evaluate.set_defaults(run=_evaluate, extra="trainer")
+    _add_data_options(evaluate)
+    _add_model_options(evaluate)
+    how = _add_split_options(evaluate)
+    how.add_argument("--protocol", metavar="P", help="rating, full-rank or leave-one-out; guessed by the model")
+    how.add_argument("--folds", type=int, metavar="N", help="judge on N folds instead of one split")
+    how.add_argument("--seeds", type=_seed, nargs="+", default=[42], metavar="SEED", help="judge once with each")
+    evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every run and the means to this file")
+
+
+def _add_data_options(parser: argparse.ArgumentParser) -> None:
+    options = parser.add_argument_group("data")
+    options.add_argument("--data", required=True, metavar="D", help="a known name, a folder, a file or a zip")
+    options.add_argument(
+        "--format",
+        metavar="F",
+        help="movielens-100k, movielens-1m, movielens-csv, netflix, ncf, lightgcn, csv or parquet; or guessed",
+    )
+    options.add_argument(
+        "--columns",
+        metavar="C",
+        help="columns of a csv or parquet file: user=…,item=…[,rating=…][,timestamp=…]; "
+        "if not given, the columns of these names",
+    )
+    options.add_argument(
+        "--items", metavar="FILE", help="csv or parquet file of item attributes, its first column the item id"
+    )
+    options.add_argument(
+        "--skip-bad-rows", action="store_true", help="leave malformed rows out and count them, instead of stopping"
+    )
+
+
+def _add_model_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    options = parser.add_argument_group("model")
+    options.add_argument("--model", default="ials", metavar="M", help="ials or mf")
+    options.add_argument(
+        "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
+    )
+    options.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
+    return options
+
+
+def _add_split_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
+    options = parser.add_argument_group("evaluation")
+    options.add_argument(
+        "--split",
+        metavar="S",
+        help="given, random, stratified, leave-one-out or time; the data's own where it has one, if not given",
+    )
+    options.add_argument("--test-share", type=float, default=0.2, help="share of interactions to evaluate on")
+    return options
 
 
 def _seed(text: str) -> int:
@@ -79,46 +119,88 @@ def _fetch(options: argparse.Namespace) -> int:
 
 
 def _train(options: argparse.Namespace) -> int:
-    from shortlist_trainer.data.formats import FORMATS, ReadOptions
-    from shortlist_trainer.data.source import load_dataset
-    from shortlist_trainer.errors import ConfigError, TrainerError
-    from shortlist_trainer.models import MODELS
+    from shortlist_trainer.errors import TrainerError
     from shortlist_trainer.pipeline import TrainingJob, run
 
     try:
-        if options.model not in MODELS:
-            raise ConfigError(f"there is no model {options.model!r}; there are {', '.join(MODELS)}")
-        if options.format is not None and options.format not in FORMATS:
-            raise ConfigError(f"there is no format {options.format!r}; there are {', '.join(FORMATS)}")
-        read_options = ReadOptions(
-            columns=None if options.columns is None else _columns(options.columns),
-            items_path=None if options.items is None else Path(options.items),
-            skip_bad_rows=options.skip_bad_rows,
-        )
-        dataset = load_dataset(options.data, options.format, read_options)
-        _print(
-            f"{dataset.name} ({dataset.format}): {len(dataset.interactions):,} interactions of "
-            f"{len(dataset.user_ids):,} users with {len(dataset.item_ids):,} items; "
-            f"{dataset.duplicates_merged:,} duplicates merged, {dataset.bad_rows_skipped:,} bad rows left out"
-        )
+        dataset = _load(options)
         job = TrainingJob(
             model=options.model,
             models_dir=options.models_dir,
             settings=options.set,
             device=options.device,
             seed=options.seed,
+            split=options.split,
             test_share=options.test_share,
             refit=not options.no_refit,
         )
         published = run(job, dataset)
-    except TrainerError as error:
-        return _fail(error)
-    except OSError as error:
+    except (TrainerError, OSError) as error:
         return _fail(error)
     _print_evaluation(options.model, published.evaluation)
     _print(f"published version {published.version} in {published.folder}")
     _print(f"next: shortlist serve --models-dir {options.models_dir}")
     return 0
+
+
+def _evaluate(options: argparse.Namespace) -> int:
+    from shortlist_trainer.errors import TrainerError
+    from shortlist_trainer.pipeline import EvaluationJob, run_evaluation
+
+    try:
+        dataset = _load(options)
+        job = EvaluationJob(
+            model=options.model,
+            settings=options.set,
+            protocol=options.protocol,
+            split=options.split,
+            folds=options.folds,
+            seeds=options.seeds,
+            device=options.device,
+            test_share=options.test_share,
+        )
+        runs = run_evaluation(job, dataset)
+        for run in runs:
+            _print_evaluation(options.model, run.result)
+        means = {
+            metric: statistics.fmean(run.result.metrics[metric] for run in runs) for metric in runs[0].result.metrics
+        }
+        _print(f"mean of {len(runs)}: " + ", ".join(f"{metric} {mean:.4f}" for metric, mean in means.items()))
+        if options.json is not None:
+            report = {"model": options.model, "mean": means, "runs": [dataclasses.asdict(run) for run in runs]}
+            options.json.write_text(json.dumps(report, indent=2) + "\n")
+    except (TrainerError, OSError) as error:
+        return _fail(error)
+    return 0
+
+
+def _load(options: argparse.Namespace) -> "Dataset":
+    """The data set that the options name; also says whether the model they name exists.
+
+    Raises:
+        TrainerError: something they name does not exist, or the data cannot be read.
+    """
+    from shortlist_trainer.data.formats import FORMATS, ReadOptions
+    from shortlist_trainer.data.source import load_dataset
+    from shortlist_trainer.errors import ConfigError
+    from shortlist_trainer.models import MODELS
+
+    if options.model not in MODELS:
+        raise ConfigError(f"there is no model {options.model!r}; there are {', '.join(MODELS)}")
+    if options.format is not None and options.format not in FORMATS:
+        raise ConfigError(f"there is no format {options.format!r}; there are {', '.join(FORMATS)}")
+    read_options = ReadOptions(
+        columns=None if options.columns is None else _columns(options.columns),
+        items_path=None if options.items is None else Path(options.items),
+        skip_bad_rows=options.skip_bad_rows,
+    )
+    dataset = load_dataset(options.data, options.format, read_options)
+    _print(
+        f"{dataset.name} ({dataset.format}): {len(dataset.interactions):,} interactions of "
+        f"{len(dataset.user_ids):,} users with {len(dataset.item_ids):,} items; "
+        f"{dataset.duplicates_merged:,} duplicates merged, {dataset.bad_rows_skipped:,} bad rows left out"
+    )
+    return dataset
 
 
 def _columns(text: str) -> "ColumnNames":
@@ -138,10 +220,11 @@ def _print_evaluation(name: str, result: "EvaluationResult") -> None:
         f"evaluation: {result.protocol}, {result.split}, {result.test_interactions:,} test interactions "
         f"({result.cold_interactions:,} with a user or item that training does not know)"
     )
-    metrics = list(result.metrics)
-    _print(" " * 16 + "".join(f"{metric:>11}" for metric in metrics))
-    for row, values in {name: result.metrics, **result.baselines}.items():
-        _print(f"  {row:<14}" + "".join(f"{values[metric]:>11.4f}" for metric in metrics))
+    rows = {name: result.metrics, **result.baselines}
+    _print(" " * 16 + "".join(f"{row:>13}" for row in rows))
+    for metric in result.metrics:
+        figures = [f"{values[metric]:>13.4f}" if metric in values else " " * 13 for values in rows.values()]
+        _print(f"  {metric:<14}" + "".join(figures).rstrip())
 
 
 def _print(text: str) -> None:

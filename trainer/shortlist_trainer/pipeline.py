@@ -1,14 +1,15 @@
 """data -> split -> train -> evaluate -> train on everything -> export -> publish."""
 
 import sys
-from collections.abc import Iterable
+import time
+from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from shortlist_trainer.data.dataset import Dataset
-from shortlist_trainer.data.split import random_holdout
+from shortlist_trainer.data.split import Split, divide, k_fold
 from shortlist_trainer.errors import ConfigError
 from shortlist_trainer.evaluation.protocols import EvaluationResult, evaluate
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
@@ -27,7 +28,9 @@ class TrainingJob:
         models_dir: where the version is published.
         device: "auto" for a GPU where there is one, or a torch device.
         seed: draws the split and the first parameters.
-        test_share: the share of interactions set aside for the evaluation.
+        split: how the data is divided for the evaluation; None for the data's own split where it has one, and for a
+            random one where it has none.
+        test_share: the share of interactions set aside where the split leaves that open.
         refit: train again on all interactions before publishing.
     """
 
@@ -36,6 +39,7 @@ class TrainingJob:
     settings: Iterable[str] = ()
     device: str = "auto"
     seed: int = 42
+    split: str | None = None
     test_share: float = 0.2
     refit: bool = True
 
@@ -58,7 +62,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     model_type = MODELS[job.model]
     config = parse_settings(model_type.config_type, job.settings)
     device = choose_device(job.device)
-    split = random_holdout(dataset.interactions, job.test_share, job.seed)
+    split = divide(dataset, job.split or default_split(dataset), job.test_share, job.seed)
     _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
     model = model_type.fit(config, split.train, TrainingRun(device, job.seed, Progress("train")))
     evaluation = evaluate(model, split)
@@ -82,6 +86,79 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     return Published(version, job.models_dir / str(version), evaluation)
+
+
+def default_split(dataset: Dataset, protocol: str | None = None) -> str:
+    """The data's own split where it has one, else the one that suits the protocol."""
+    if dataset.given_split is not None:
+        return "given"
+    return "leave-one-out" if protocol == "leave-one-out" else "random"
+
+
+@dataclass(frozen=True)
+class EvaluationJob:
+    """What to judge, and how.
+
+    Attributes:
+        model: one of ``MODELS``.
+        settings: hyper-parameters as NAME=VALUE.
+        protocol: one of ``PROTOCOLS``; None for the one that suits the model.
+        split: one of ``SPLITS``; None for the data's own, or the one that suits the protocol.
+        folds: judge on this many folds instead of one split.
+        seeds: train and judge once with each.
+        device: "auto" for a GPU where there is one, or a torch device.
+        test_share: the share of interactions set aside where the split leaves that open.
+    """
+
+    model: str
+    settings: Iterable[str] = ()
+    protocol: str | None = None
+    split: str | None = None
+    folds: int | None = None
+    seeds: Sequence[int] = (42,)
+    device: str = "auto"
+    test_share: float = 0.2
+
+
+@dataclass(frozen=True)
+class EvaluationRun:
+    """One training and its figures.
+
+    Attributes:
+        seed: of the split where that is random, and of the training.
+        training_seconds: wall time of the training alone.
+        result: the figures.
+    """
+
+    seed: int
+    training_seconds: float
+    result: EvaluationResult
+
+
+def run_evaluation(job: EvaluationJob, dataset: Dataset) -> list[EvaluationRun]:
+    """Trains and judges without publishing: once for every seed and fold.
+
+    Raises:
+        TrainerError: the data or a setting does not allow it.
+    """
+    model_type = MODELS[job.model]
+    config = parse_settings(model_type.config_type, job.settings)
+    device = choose_device(job.device)
+    protocol = job.protocol or model_type.protocol
+    runs = []
+    for seed in job.seeds:
+        splits: list[Split]
+        if job.folds is not None:
+            splits = k_fold(dataset.interactions, job.folds, seed)
+        else:
+            splits = [divide(dataset, job.split or default_split(dataset, protocol), job.test_share, seed)]
+        for split in splits:
+            _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
+            started = time.perf_counter()
+            model = model_type.fit(config, split.train, TrainingRun(device, seed, Progress("train")))
+            seconds = time.perf_counter() - started
+            runs.append(EvaluationRun(seed, seconds, evaluate(model, split, protocol, seed)))
+    return runs
 
 
 def choose_device(name: str) -> torch.device:

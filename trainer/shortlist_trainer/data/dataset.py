@@ -1,6 +1,7 @@
 """Interactions with dense user and item rows, and what is known of the items."""
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -61,6 +62,19 @@ class Interactions:
 
 
 @dataclass(frozen=True)
+class GivenSplit:
+    """A division that comes with the data.
+
+    Attributes:
+        in_test: (interactions,) whether each interaction is for testing.
+        negatives: user row to (n,) int32 item rows to rank the user's test item among; None where none are given.
+    """
+
+    in_test: BoolArray
+    negatives: Mapping[int, Int32Array] | None = None
+
+
+@dataclass(frozen=True)
 class Dataset:
     """Interactions with the external ids of their rows.
 
@@ -74,6 +88,7 @@ class Dataset:
             columns; no column where the data says nothing of its items.
         duplicates_merged: repeated (user, item) rows that were merged.
         bad_rows_skipped: malformed rows that were left out.
+        given_split: which interactions the data itself sets aside for testing; None where it leaves that open.
     """
 
     name: str
@@ -84,6 +99,7 @@ class Dataset:
     item_attributes: pd.DataFrame
     duplicates_merged: int
     bad_rows_skipped: int
+    given_split: GivenSplit | None = None
 
     def fingerprint(self) -> str:
         """SHA-256 in hex over ids and interactions: equal for equal data."""
@@ -96,17 +112,27 @@ class Dataset:
         return digest.hexdigest()
 
 
-def build_dataset(name: str, data_format: str, rows: Rows, attributes: pd.DataFrame | None = None) -> Dataset:
+def build_dataset(
+    name: str,
+    data_format: str,
+    rows: Rows,
+    attributes: pd.DataFrame | None = None,
+    *,
+    training_rows: int | None = None,
+    negatives: Mapping[str, list[str]] | None = None,
+) -> Dataset:
     """Makes a data set of checked rows.
 
     Of the rows of one (user, item) pair the one with the latest timestamp counts, or the last in the file where
-    timestamps are equal or there are none.
+    timestamps are equal or there are none; a training row counts before any test row.
 
     Args:
         name: what the user called the data.
         data_format: the name of the format it was read as.
         rows: well-formed rows.
         attributes: indexed by external item id; ids without interactions are dropped.
+        training_rows: how many of the rows, from the first, are for training; None where the data leaves that open.
+        negatives: external user id to the external ids of items to rank the user's test item among.
 
     Raises:
         DataError: there are fewer than two users or two items.
@@ -116,27 +142,42 @@ def build_dataset(name: str, data_format: str, rows: Rows, attributes: pd.DataFr
             raise DataError(f"{name} has one {what} only ({ids[0]!r}); a recommender needs at least two")
     pair = rows.user_codes.astype(np.int64) * len(rows.item_ids) + rows.item_codes
     # Stable, so that rows of one pair stay in the order of time, then of the file.
-    order = np.argsort(pair, kind="stable") if rows.timestamps is None else np.lexsort((rows.timestamps, pair))
+    for_training = np.arange(len(pair)) < (len(pair) if training_rows is None else training_rows)
+    times = np.zeros(len(pair), dtype=np.int64) if rows.timestamps is None else rows.timestamps
+    order = np.lexsort((times, for_training, pair))
     last_of_pair = np.append(pair[order][1:] != pair[order][:-1], True)
     kept = order[last_of_pair]
+    places = {external_id: place for place, external_id in enumerate(rows.item_ids)}
+    item_rows = {
+        user: np.array([places.setdefault(item, len(places)) for item in items], dtype=np.int32)
+        for user, items in (negatives or {}).items()
+    }
+    item_ids = list(places)
     interactions = Interactions(
         users=rows.user_codes[kept],
         items=rows.item_codes[kept],
         ratings=None if rows.ratings is None else rows.ratings[kept],
         timestamps=None if rows.timestamps is None else rows.timestamps[kept],
         user_count=len(rows.user_ids),
-        item_count=len(rows.item_ids),
+        item_count=len(item_ids),
     )
     if attributes is None:
         attributes = pd.DataFrame(index=pd.Index([], dtype=str))
-    attributes = attributes[~attributes.index.duplicated()].reindex(rows.item_ids).reset_index(drop=True)
+    attributes = attributes[~attributes.index.duplicated()].reindex(item_ids).reset_index(drop=True)
     return Dataset(
         name=name,
         format=data_format,
         interactions=interactions,
         user_ids=rows.user_ids,
-        item_ids=rows.item_ids,
+        item_ids=item_ids,
         item_attributes=attributes,
         duplicates_merged=len(order) - len(kept),
         bad_rows_skipped=rows.bad_row_count,
+        given_split=None if training_rows is None else _given_split(~for_training[kept], rows.user_ids, item_rows),
     )
+
+
+def _given_split(in_test: BoolArray, user_ids: list[str], negatives: Mapping[str, Int32Array]) -> GivenSplit:
+    if not negatives:
+        return GivenSplit(in_test)
+    return GivenSplit(in_test, {row: negatives[user] for row, user in enumerate(user_ids) if user in negatives})

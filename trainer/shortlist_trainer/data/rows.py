@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ MAX_ID_BYTES = 512
 """The longest user or item id in UTF-8 bytes, as the wire contract states it."""
 
 BoolArray = npt.NDArray[np.bool_]
+T = TypeVar("T", bound=np.generic)
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,35 @@ class BadRow:
 
     line: int
     reason: str
+
+
+def concatenate(first: Rows, second: Rows) -> Rows:
+    """The rows of two files, one after the other, under one numbering of users and items.
+
+    Ratings and timestamps are kept where both have them.
+    """
+
+    def codes(
+        one: npt.NDArray[np.int32], one_ids: list[str], other: npt.NDArray[np.int32], other_ids: list[str]
+    ) -> tuple[npt.NDArray[np.int32], list[str]]:
+        places = {external_id: place for place, external_id in enumerate(one_ids)}
+        mapped = np.array([places.setdefault(external_id, len(places)) for external_id in other_ids], dtype=np.int32)
+        return np.concatenate([one, mapped[other]]), list(places)
+
+    def joined(one: npt.NDArray[T] | None, other: npt.NDArray[T] | None) -> npt.NDArray[T] | None:
+        return None if one is None or other is None else np.concatenate([one, other])
+
+    user_codes, user_ids = codes(first.user_codes, first.user_ids, second.user_codes, second.user_ids)
+    item_codes, item_ids = codes(first.item_codes, first.item_ids, second.item_codes, second.item_ids)
+    return Rows(
+        user_codes=user_codes,
+        item_codes=item_codes,
+        ratings=joined(first.ratings, second.ratings),
+        timestamps=joined(first.timestamps, second.timestamps),
+        user_ids=user_ids,
+        item_ids=item_ids,
+        bad_row_count=first.bad_row_count + second.bad_row_count,
+    )
 
 
 def check_rows(

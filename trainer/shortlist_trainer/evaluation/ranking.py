@@ -31,3 +31,46 @@ def ndcg_at(hits: BoolArray, relevant: Int64Array, k: int) -> float:
 def hit_rate_at(hits: BoolArray, k: int) -> float:
     """The share of users with a relevant item among the first k. Arguments as for ``recall_at``."""
     return float(hits[:, :k].any(1).mean())
+
+
+def reciprocal_rank_at(hits: BoolArray, k: int) -> float:
+    """The mean over users of 1 / the place of the first relevant item, 0 where none is among the first k."""
+    first = hits[:, :k].argmax(1)
+    return float(np.where(hits[:, :k].any(1), 1 / (first + 1), 0).mean())
+
+
+def average_precision_at(hits: BoolArray, relevant: Int64Array, k: int) -> float:
+    """The mean over users of the mean precision at each relevant item's place, over min(relevant, k) items (MAP)."""
+    among = hits[:, :k]
+    precision = np.cumsum(among, axis=1) / np.arange(1, among.shape[1] + 1)
+    return float(((precision * among).sum(1) / np.minimum(relevant, k)).mean())
+
+
+def coverage_at(places: Int64Array, catalogue: Int64Array, k: int) -> float:
+    """The share of the catalogue that is among some user's first k.
+
+    Args:
+        places: (users, n) item rows, best first.
+        catalogue: (items,) interactions of each item in training; items without any do not count.
+        k: places that count.
+    """
+    recommended = np.unique(places[:, :k])
+    return float((catalogue[recommended] > 0).sum() / (catalogue > 0).sum())
+
+
+def novelty_at(places: Int64Array, popularity: Int64Array, users: int, k: int) -> float:
+    """The mean surprise, -log2 of the share of users who know the item, of the items recommended, in bits.
+
+    Zhou et al. 2010, "Solving the apparent diversity-accuracy dilemma of recommender systems". Arguments as for
+    ``coverage_at``; an item without interactions counts as known to one user.
+    """
+    known_to = np.maximum(popularity[places[:, :k]], 1) / users
+    return float(-np.log2(known_to).mean())
+
+
+def popularity_at(places: Int64Array, popularity: Int64Array, k: int) -> float:
+    """The mean number of training interactions of the items recommended: how far an order leans to the popular.
+
+    Yin et al. 2012, "Challenging the long tail recommendation". Arguments as for ``coverage_at``.
+    """
+    return float(popularity[places[:, :k]].mean())

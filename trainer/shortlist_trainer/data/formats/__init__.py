@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from shortlist_trainer.data.dataset import Dataset
-from shortlist_trainer.data.formats import movielens_1m, movielens_100k, movielens_csv, table
+from shortlist_trainer.data.formats import lightgcn, movielens_1m, movielens_100k, movielens_csv, ncf, netflix, table
 from shortlist_trainer.data.formats.options import ReadOptions
 from shortlist_trainer.errors import DataError
 
@@ -29,6 +29,9 @@ FORMATS = {
     "movielens-100k": Format(movielens_100k.matches, movielens_100k.read),
     "movielens-1m": Format(movielens_1m.matches, movielens_1m.read),
     "movielens-csv": Format(movielens_csv.matches, movielens_csv.read),
+    "netflix": Format(netflix.matches, netflix.read),
+    "ncf": Format(ncf.matches, ncf.read),
+    "lightgcn": Format(lightgcn.matches, lightgcn.read),
     "csv": Format(table.is_csv, table.read_csv),
     "parquet": Format(table.is_parquet, table.read_parquet),
 }

@@ -15,8 +15,12 @@ _FILM_COLUMNS = ["movieId", "title", "genres"]
 
 
 def matches(path: Path) -> bool:
-    """Whether the folder holds ratings.csv."""
-    return (path / "ratings.csv").is_file()
+    """Whether the folder holds a ratings.csv with a column userId or movieId."""
+    ratings = path / "ratings.csv"
+    if not ratings.is_file():
+        return False
+    with ratings.open(encoding="utf-8", errors="replace") as file:
+        return not {"userId", "movieId"}.isdisjoint(file.readline().strip().split(","))
 
 
 def read(name: str, path: Path, options: ReadOptions) -> Dataset:
