@@ -24,5 +24,5 @@ VOLUME /models
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["shortlist", "health"]
 # Inside a container every address is the container's own: who may reach it is decided by -p.
+# Inside it the port is always 50051, where the health check asks; -p chooses the one outside.
 ENTRYPOINT ["shortlist", "serve", "--models-dir", "/models", "--host", "0.0.0.0"]
-CMD ["--port", "50051"]

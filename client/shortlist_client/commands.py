@@ -13,6 +13,7 @@ from shortlist_client.errors import ShortlistError, Unavailable
 from shortlist_client.results import Fallback, Item, Shortfall
 
 _TITLE_WIDTH = 50
+_MAX_ATTRIBUTES = 32  # as many as the contract lets a request name
 _SHOWN_ATTRIBUTES = ("title", "genres")
 
 
@@ -48,7 +49,7 @@ def _add_asking(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse
 
 def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse.Namespace], None]) -> None:
     parser.add_argument("--server", default=DEFAULT_TARGET, metavar="HOST:PORT", help=f"default: {DEFAULT_TARGET}")
-    parser.add_argument("--timeout", type=float, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
+    parser.add_argument("--timeout", type=_seconds, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
     def run(options: argparse.Namespace) -> int:
@@ -65,6 +66,13 @@ def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argp
         return 0
 
     parser.set_defaults(run=run)
+
+
+def _seconds(text: str) -> float:
+    seconds = float(text)
+    if not 0 < seconds < float("inf"):
+        raise argparse.ArgumentTypeError(f"must be a number of seconds above 0, not {text}")
+    return seconds
 
 
 def _recommend(client: Client, options: argparse.Namespace) -> None:
@@ -110,7 +118,7 @@ def _list_models(client: Client, options: argparse.Namespace) -> None:
 def _attributes(client: Client, options: argparse.Namespace) -> list[str]:
     """The attributes worth showing that the model has."""
     known = client.get_model(model_version=options.model_version).attribute_names
-    return known if options.json else [name for name in _SHOWN_ATTRIBUTES if name in known]
+    return known[:_MAX_ATTRIBUTES] if options.json else [name for name in _SHOWN_ATTRIBUTES if name in known]
 
 
 def _print_items(items: Sequence[Item], shortfall: Shortfall | None) -> None:

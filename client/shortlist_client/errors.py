@@ -20,7 +20,7 @@ from collections.abc import Mapping
 from typing import TypeVar
 
 import grpc
-from google.protobuf.message import Message
+from google.protobuf.message import DecodeError, Message
 from google.rpc import error_details_pb2, status_pb2
 from grpc_status import rpc_status
 
@@ -162,7 +162,7 @@ def error_of(failed: grpc.RpcError) -> ShortlistError:
     code, message = call.code(), call.details() or ""
     try:
         status = rpc_status.from_call(call) or status_pb2.Status()
-    except ValueError:  # details that do not belong to the status, as a proxy may leave them
+    except (ValueError, DecodeError):  # details that do not belong to the status, as a proxy may leave them
         status = status_pb2.Status()
     kind = TABLE.get(code, UnexpectedStatus)
     if kind is NotFound:
@@ -173,6 +173,9 @@ def error_of(failed: grpc.RpcError) -> ShortlistError:
 def _detail(status: status_pb2.Status, message: M) -> M:
     """The detail of the message's type, or the empty message where there is none."""
     for packed in status.details:
-        if packed.Unpack(message):
-            break
+        try:
+            if packed.Unpack(message):
+                break
+        except DecodeError:
+            message.Clear()
     return message

@@ -1,6 +1,7 @@
 """The ``shortlist`` command: gathers the commands of every part that is installed and runs one."""
 
 import argparse
+import io
 import sys
 from collections.abc import Sequence
 from importlib.metadata import entry_points, version
@@ -11,6 +12,9 @@ COMMANDS_GROUP = "shortlist.commands"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command and returns its exit status: 0 done, 1 it could not be done, 2 wrong usage."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a title that the terminal cannot show shall not end the answer
     parser = argparse.ArgumentParser(
         prog="shortlist", description="Train recommendation models, serve them over gRPC and ask them."
     )

@@ -133,7 +133,8 @@ class ModelDetails:
 
     Attributes:
         model: the version.
-        manifest: the ModelManifest message as plain values, its fields named as in manifest.proto.
+        manifest: the ModelManifest message in proto3 JSON form, its fields named as in manifest.proto: whole numbers
+            of 64 bits are strings, and fields that are zero or empty are absent.
     """
 
     model: Model

@@ -86,9 +86,9 @@ def _recommend(
         user_id=user_id,
         k=k,
         exclude_seen=exclude_seen,
-        exclude_item_ids=exclude_item_ids,
+        exclude_item_ids=_several("exclude_item_ids", exclude_item_ids),
         fallback=recommender_pb2.Fallback.Value(f"FALLBACK_{Fallback(fallback).name}"),
-        attributes=attributes,
+        attributes=_several("attributes", attributes),
         model=_selector(model_version, model_label),
     )
 
@@ -123,9 +123,9 @@ def _similar_items(
     """
     return recommender_pb2.SimilarItemsRequest(
         item_ids=[item_ids] if isinstance(item_ids, str) else item_ids,
-        negative_item_ids=negative_item_ids,
+        negative_item_ids=_several("negative_item_ids", negative_item_ids),
         k=k,
-        attributes=attributes,
+        attributes=_several("attributes", attributes),
         model=_selector(model_version, model_label),
     )
 
@@ -153,7 +153,11 @@ def _score(
         ItemNotFound: the model does not know one of the items.
         ShortlistError: any other failure; see shortlist_client.errors.
     """
-    return recommender_pb2.ScoreRequest(user_id=user_id, item_ids=item_ids, model=_selector(model_version, model_label))
+    return recommender_pb2.ScoreRequest(
+        user_id=user_id,
+        item_ids=_several("item_ids", item_ids),
+        model=_selector(model_version, model_label),
+    )
 
 
 def _list_models() -> model_pb2.ListModelsRequest:
@@ -183,6 +187,13 @@ def _get_model(*, model_version: int | None = None, model_label: str | None = No
         ShortlistError: any other failure; see shortlist_client.errors.
     """
     return model_pb2.GetModelRequest(model=_selector(model_version, model_label))
+
+
+def _several(name: str, values: Sequence[str]) -> Sequence[str]:
+    """The values, unless they are one string, whose characters would be taken for values."""
+    if isinstance(values, str):
+        raise TypeError(f"{name} takes several strings, such as [{values!r}], not one")
+    return values
 
 
 def _selector(version: int | None, label: str | None) -> common_pb2.ModelSelector | None:

@@ -42,7 +42,7 @@ def _health(options: argparse.Namespace) -> int:
         try:
             answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=options.timeout)
         except grpc.RpcError as error:
-            sys.stderr.write(f"shortlist: {options.server} does not answer: {error}\n")
+            sys.stderr.write(f"shortlist: {options.server} does not answer: {error.details()}\n")
             return 1
     state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
     sys.stdout.write(f"{state}\n")

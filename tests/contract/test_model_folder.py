@@ -1,18 +1,25 @@
 """The model folder: what the trainer writes the server reads, old formats load, damaged folders are refused."""
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
+import faiss
 import numpy as np
+import numpy.typing as npt
 import pytest
+from safetensors.numpy import load_file, save
 
 from shortlist_server.errors import BadModel
-from shortlist_server.model.folder import MANIFEST, REQUIRED, load_model
+from shortlist_server.model.folder import MANIFEST, REQUIRED, LoadedModel, load_model
 from shortlist_server.model.store import ModelStore, State
 from shortlist_server.recommend import RecommendQuery, SimilarItemsQuery
 from tests.contract.make_golden import GOLDEN
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
+
+SEEN_ITEMS = 774  # interactions of ``small_models``
 
 
 @pytest.fixture
@@ -124,6 +131,128 @@ def test_a_manifest_that_is_no_manifest_is_refused(folder: Path, content: str) -
         load_model(folder, "cpu")
 
 
+def rewrite(folder: Path, name: str, content: bytes) -> None:
+    """Changes a file and its entry in the manifest, so that the checksum fits."""
+    (folder / name).write_bytes(content)
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    for entry in files:
+        if entry["name"] == name:
+            entry.update(size_bytes=str(len(content)), sha256=hashlib.sha256(content).hexdigest())
+    change_manifest(folder, files=files)
+
+
+def tensors_with(folder: Path, name: str, **changes: npt.NDArray[Any]) -> bytes:
+    return save({**load_file(folder / name), **changes})
+
+
+def l2_index() -> bytes:
+    index = faiss.IndexFlatL2(9)
+    index.add(np.zeros((200, 9), np.float32))
+    return bytes(faiss.serialize_index(index).tobytes())
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "message"),
+    [
+        ("seen.safetensors", {"items": np.full(SEEN_ITEMS, 200, np.int32)}, "names items that the model lacks"),
+        ("seen.safetensors", {"items": np.zeros(3, np.int32)}, "offsets that do not fit its items"),
+        ("seen.safetensors", {"offsets": np.zeros(5, np.int64)}, "another number of users"),
+        ("user_ids.safetensors", {"text": np.zeros(3, np.uint8)}, "offsets that do not fit its text"),
+        ("item_ids.safetensors", {"rows": np.zeros(3, np.uint32)}, "is for .* rows"),
+        ("user_embeddings.safetensors", {"bias": np.zeros(3, np.float32)}, "biases of another length"),
+    ],
+)
+def test_files_that_do_not_fit_one_another_are_refused_even_with_right_checksums(
+    folder: Path, name: str, change: dict[str, npt.NDArray[Any]], message: str
+) -> None:
+    rewrite(folder, name, tensors_with(folder, name, **change))
+    with pytest.raises(BadModel, match=f"{name} .*{message}"):
+        load_model(folder, "cpu")
+
+
+def test_an_index_by_distance_or_with_unknown_parameters_is_refused(folder: Path) -> None:
+    change_manifest(folder, item_index={"kind": "flat", "search_parameters": {"ef": 3}})
+    with pytest.raises(BadModel, match="does not know"):
+        load_model(folder, "cpu")
+    rewrite(folder, "items.faiss", l2_index())
+    with pytest.raises(BadModel, match="not an inner-product index"):
+        load_model(folder, "cpu")
+
+
+def test_the_manifests_search_parameters_are_searched_with(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shortlist_trainer.export.index.EXACT_BELOW_ITEMS", 500)
+    embeddings = random_embeddings(20, 2_000, 8, rng)
+    folder = publish_embeddings(tmp_path / "models", random_dataset(20, 2_000, 5, rng), embeddings)
+    model = load_model(folder, "cpu")
+    assert model.manifest.item_index.kind == "ivf"
+    lists = 4 * int(model.manifest.item_index.search_parameters["nprobe"])
+
+    def found_with(nprobe: int) -> list[int]:
+        info = json.loads((folder / MANIFEST).read_text())["item_index"]
+        change_manifest(folder, item_index=info | {"search_parameters": {"nprobe": nprobe}})
+        recommender = load_model(folder, "cpu").recommender
+        return [
+            len(set(recommender.items.search(user, 10).rows) & best) for user, best in zip(users, truth, strict=True)
+        ]
+
+    users = embeddings.users
+    truth = [set(np.argsort(-(embeddings.items @ user))[:10].tolist()) for user in users]
+    assert sum(found_with(1)) < sum(found_with(lists + 3)) == 200
+
+
+def test_a_folder_that_is_still_being_copied_is_served_once_it_is_whole(folder: Path) -> None:
+    content = (folder / "user_ids.safetensors").read_bytes()
+    (folder / "user_ids.safetensors").write_bytes(content[:100])
+    store = ModelStore(folder.parent, "cpu")
+    assert not store.load_newest()
+    assert not store.load_newest()
+    (folder / "user_ids.safetensors").write_bytes(content)
+    assert store.load_newest()
+
+
+def test_a_bad_folder_is_read_again_only_when_it_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "items.faiss").write_bytes(b"bad")
+    reads: list[Path] = []
+
+    def counted(path: Path, device: str) -> LoadedModel:
+        reads.append(path)
+        return load_model(path, device)
+
+    monkeypatch.setattr("shortlist_server.model.store.load_model", counted)
+    store = ModelStore(folder.parent, "cpu")
+    for _ in range(3):
+        assert not store.load_newest()
+    assert len(reads) == 1
+
+
+def test_a_folder_that_fails_in_an_unforeseen_way_does_not_keep_others_from_serving(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(folder, folder.parent / "2")
+    change_manifest(folder.parent / "2", version="2")
+
+    def fails_for_2(path: Path, device: str) -> LoadedModel:
+        if path.name == "2":
+            raise MemoryError("no room")
+        return load_model(path, device)
+
+    monkeypatch.setattr("shortlist_server.model.store.load_model", fails_for_2)
+    store = ModelStore(folder.parent, "cpu")
+    assert store.load_newest()
+    assert store.default().version == 1
+    assert store.version(2).reason == "cannot be loaded: no room"
+
+
+def test_a_served_version_stays_listed_when_its_folder_is_taken_away(folder: Path) -> None:
+    store = ModelStore(folder.parent, "cpu")
+    assert store.load_newest()
+    shutil.rmtree(folder)
+    assert [version.number for version in store.versions()] == [1]
+    assert store.version(1).state is State.READY
+
+
 def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(folder: Path) -> None:
     models_dir = folder.parent
     for version in (2, 3):
@@ -133,6 +262,7 @@ def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(fo
     (models_dir / "4").mkdir()
     (models_dir / "not-a-version").mkdir()
     (models_dir / "007").mkdir()
+    (models_dir / ("9" * 30)).mkdir()
     store = ModelStore(models_dir, "cpu")
     assert store.load_newest()
     assert store.default().version == 2

@@ -37,6 +37,8 @@ from shortlist_client import (
 from shortlist_server.item_index import ItemIndex
 from shortlist_server.model.folder import load_model
 from shortlist_server.model.store import ModelStore
+from shortlist_server.recommend import RecommendQuery
+from shortlist_server.service import requests
 from tests.running import serving
 from tests.small_world import dataset_of, publish_embeddings, random_embeddings
 
@@ -163,6 +165,8 @@ def test_similar_items_are_the_nearest_by_cosine_without_the_query(client: Clien
             [item.score for item in answer.items], [cosines[item.id] for item in answer.items], atol=1e-5
         )
     assert len(client.similar_items("i5", k=1000).items) == 199
+    everything = {item.id for item in client.similar_items(["i5"], negative_item_ids=["i7"], k=1000).items}
+    assert everything == set(ids) - {"i5", "i7"}
 
 
 def test_scores_come_in_the_order_of_the_items(
@@ -460,6 +464,60 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
     assert len(searched) == 1
 
 
+def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: threading.Event) -> None:
+    attempts: list[int] = []
+    with serving(small_models, working=1, waiting=0) as app, Client(app.address, timeout_seconds=20) as client:
+        working = threading.Thread(target=client.recommend, args=("u0",))
+        working.start()
+        time.sleep(0.3)
+        with pytest.MonkeyPatch.context() as patch:
+            check = requests.recommend_query
+
+            def counted(message: RecommendRequest) -> RecommendQuery:
+                attempts.append(1)
+                return check(message)
+
+            patch.setattr(requests, "recommend_query", counted)
+            with pytest.raises(ResourceExhausted):
+                client.recommend("u1")
+        slow_search.set()
+        working.join()
+    assert len(attempts) == 4
+
+
+@pytest.mark.parametrize("method", ["Recommend", "SimilarItems", "Score"])
+def test_every_search_waits_for_its_turn_and_says_how_long(
+    small_models: Path, slow_search: threading.Event, method: str
+) -> None:
+    messages = {
+        "Recommend": RecommendRequest(user_id="u1"),
+        "SimilarItems": SimilarItemsRequest(item_ids=["i1"]),
+        "Score": ScoreRequest(user_id="u1", item_ids=["i1"]),
+    }
+    with serving(small_models, working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        working = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
+        time.sleep(0.3)
+        waiting = getattr(stub, method).future(messages[method], timeout=20)
+        time.sleep(0.3)
+        assert not waiting.done()
+        slow_search.set()
+        assert working.result().items
+        answer = waiting.result()
+        assert method == "Score" or answer.timing.queued_micros > 200_000
+
+
+def test_a_string_where_several_are_taken_is_refused(client: Client) -> None:
+    for call in (
+        lambda: client.recommend("u0", exclude_item_ids="i12"),
+        lambda: client.recommend("u0", attributes="title"),
+        lambda: client.score("u0", "i12"),
+        lambda: client.similar_items("i1", negative_item_ids="i12"),
+    ):
+        with pytest.raises(TypeError, match="takes several strings"):
+            call()
+
+
 def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_search: threading.Event) -> None:
     with serving(small_models, working=1) as app, grpc.insecure_channel(app.address) as channel:
         recommend = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
@@ -501,6 +559,11 @@ def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(
                 RecommendRequest(user_id="u0"), metadata=(("x-request-id", "mine-42"),)
             )
         assert "mine-42" in (raw.value.details() or "")
+        with grpc.insecure_channel(app.address) as channel, pytest.raises(grpc.RpcError) as long:
+            recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend(
+                RecommendRequest(user_id="u0"), metadata=(("x-request-id", "x" * 129),)
+            )
+        assert "xxx" not in (long.value.details() or "")
         monkeypatch.undo()
         assert len(client.recommend("u0").items) == 10
 

@@ -31,11 +31,48 @@ def test_a_shops_purchases_become_a_service(shop: Path) -> None:
         answer = json.loads(shortlist("recommend", "c1", "-k", "3", "--server", address, "--json").stdout)
         assert len(answer["items"]) == 3
         assert answer["items"][0]["attributes"]["title"].endswith(", large")
+        best = answer["items"][0]["id"]
+        others = shortlist("recommend", "c1", "-k", "3", "--exclude", best, "--server", address, "--json").stdout
+        assert best not in {item["id"] for item in json.loads(others)["items"]}
+        again = shortlist("recommend", "c1", "-k", "20", "--include-seen", "--server", address, "--json").stdout
+        assert len(json.loads(again)["items"]) == 20
+        elsewhere = shortlist("recommend", "c1", "--model-version", "9", "--server", address)
+        assert "there is no version 9" in elsewhere.stderr
         unknown = shortlist("recommend", "stranger", "--server", address)
         assert (unknown.returncode, unknown.stdout) == (1, "")
         assert unknown.stderr == "shortlist: the model knows no user 'stranger'\n"
         popular = shortlist("recommend", "stranger", "--fallback", "popular", "--server", address)
         assert popular.stdout.startswith("popular items for user stranger")
+
+
+def test_without_refitting_what_was_held_out_is_neither_seen_nor_counted(shop: Path) -> None:
+    trained = shortlist(
+        *("train", "--data", str(shop / "bought.csv"), "--columns", "user=customer,item=product", "--no-refit"),
+        *("--models-dir", str(shop / "models"), "--set", "embedding_size=4", "--set", "epochs=2", "--seed", "7"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    manifest = json.loads((shop / "models" / "1" / "manifest.json").read_text())
+    assert manifest["training_data"]["interaction_count"] == manifest["evaluation"]["training_interactions"] == "160"
+    assert "refit_on_all" not in manifest["evaluation"]  # false
+    assert manifest["hyperparameters"]["seed"] == "7"
+
+
+def test_evaluate_prints_the_figures_and_writes_them(shop: Path) -> None:
+    given = ["--data", str(shop / "bought.csv"), "--columns", "user=customer,item=product"]
+    judged = shortlist(
+        *("evaluate", *given, "--set", "embedding_size=4", "--set", "epochs=2"),
+        *("--seeds", "1", "2", "--json", str(shop / "figures.json")),
+    )
+    assert judged.returncode == 0, judged.stderr
+    report = json.loads((shop / "figures.json").read_text())
+    assert [run["seed"] for run in report["runs"]] == [1, 2]
+    figures = [run["result"]["metrics"]["recall@10"] for run in report["runs"]]
+    assert report["mean"]["recall@10"] == pytest.approx(sum(figures) / 2)
+    assert f"recall@10 {report['mean']['recall@10']:.4f}" in judged.stdout
+    assert not (shop / "models").exists()
+    for option, value in (("--protocol", "guess"), ("--split", "half"), ("--folds", "1")):
+        wrong = shortlist("evaluate", *given, option, value)
+        assert (wrong.returncode, "Traceback" in wrong.stderr) == (1, False)
 
 
 @pytest.mark.parametrize(
@@ -49,6 +86,9 @@ def test_a_shops_purchases_become_a_service(shop: Path) -> None:
         (["--data", "{data}", "--columns", "user=customer,item=product", "--model", "mf"], "mf learns from ratings"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "speed=9"], "no hyper-parameter"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--device", "abacus"], "'abacus' cannot be"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--device", "meta"], "must be cpu or cuda"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "regularization=1e-12"], "raise reg"),
+        (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "regularization=inf"], "not inf"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--test-share", "2"], "test share must lie"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--models-dir", "/dev/null/m"], "/dev/null"),
     ],

@@ -180,15 +180,13 @@ def _load(options: argparse.Namespace) -> "Dataset":
     Raises:
         TrainerError: something they name does not exist, or the data cannot be read.
     """
-    from shortlist_trainer.data.formats import FORMATS, ReadOptions
+    from shortlist_trainer.data.formats import ReadOptions
     from shortlist_trainer.data.source import load_dataset
     from shortlist_trainer.errors import ConfigError
     from shortlist_trainer.models import MODELS
 
     if options.model not in MODELS:
         raise ConfigError(f"there is no model {options.model!r}; there are {', '.join(MODELS)}")
-    if options.format is not None and options.format not in FORMATS:
-        raise ConfigError(f"there is no format {options.format!r}; there are {', '.join(FORMATS)}")
     read_options = ReadOptions(
         columns=None if options.columns is None else _columns(options.columns),
         items_path=None if options.items is None else Path(options.items),

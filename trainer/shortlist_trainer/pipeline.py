@@ -3,18 +3,19 @@
 import sys
 import time
 from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
 
-from shortlist_trainer.data.dataset import Dataset
+from shortlist_trainer.data.dataset import Dataset, Interactions
 from shortlist_trainer.data.split import Split, divide, k_fold
-from shortlist_trainer.errors import ConfigError
+from shortlist_trainer.errors import ConfigError, TrainerError
 from shortlist_trainer.evaluation.protocols import EvaluationResult, evaluate
+from shortlist_trainer.export.attributes import attribute_table
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
-from shortlist_trainer.models import MODELS, TrainingRun, parse_settings
+from shortlist_trainer.models import MODELS, Model, ModelConfig, TrainingRun, parse_settings
 from shortlist_trainer.progress import Progress
 
 
@@ -62,15 +63,15 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     model_type = MODELS[job.model]
     config = parse_settings(model_type.config_type, job.settings)
     device = choose_device(job.device)
+    attribute_table(dataset.item_attributes, dataset.interactions.item_popularity())  # refused now, not after training
     split = divide(dataset, job.split or default_split(dataset), job.test_share, job.seed)
     _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
-    model = model_type.fit(config, split.train, TrainingRun(device, job.seed, Progress("train")))
+    model = _fit(model_type, config, split.train, TrainingRun(device, job.seed, Progress("train")))
     evaluation = evaluate(model, split)
-    trained_on = split.train
     if job.refit:
         _say(f"training again on all {len(dataset.interactions):,} interactions")
-        model = model_type.fit(config, dataset.interactions, TrainingRun(device, job.seed, Progress("train on all")))
-        trained_on = dataset.interactions
+        again = TrainingRun(device, job.seed, Progress("train on all"))
+        model = _fit(model_type, config, dataset.interactions, again)
     _say("building and measuring the indexes")
     embeddings = model.embeddings()
     items, neighbours = build_indexes(embeddings, job.seed)
@@ -78,14 +79,27 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
         model_name=job.model,
         hyperparameters=asdict(config) | {"seed": job.seed},
         embeddings=embeddings,
-        dataset=dataset,
+        # What was held out and never trained on is neither seen nor counted.
+        dataset=dataset if job.refit else replace(dataset, interactions=split.train, given_split=None),
         evaluation=evaluation,
-        refit_on_all=trained_on is dataset.interactions,
+        refit_on_all=job.refit,
         items=items,
         neighbours=neighbours,
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     return Published(version, job.models_dir / str(version), evaluation)
+
+
+def _fit(model_type: type[Model], config: ModelConfig, interactions: Interactions, run: TrainingRun) -> Model:
+    """Trains a model; what torch cannot do becomes a TrainerError with advice."""
+    try:
+        return model_type.fit(config, interactions, run)
+    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch has it and does not list it
+        raise TrainerError(f"the least squares have no solution ({error}); raise regularization") from error
+    except RuntimeError as error:
+        if "memory" not in str(error):
+            raise
+        raise TrainerError(f"there is not enough memory on {run.device}; lower embedding_size") from error
 
 
 def default_split(dataset: Dataset, protocol: str | None = None) -> str:
@@ -155,7 +169,7 @@ def run_evaluation(job: EvaluationJob, dataset: Dataset) -> list[EvaluationRun]:
         for split in splits:
             _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
             started = time.perf_counter()
-            model = model_type.fit(config, split.train, TrainingRun(device, seed, Progress("train")))
+            model = _fit(model_type, config, split.train, TrainingRun(device, seed, Progress("train")))
             seconds = time.perf_counter() - started
             runs.append(EvaluationRun(seed, seconds, evaluate(model, split, protocol, seed)))
     return runs
@@ -171,6 +185,8 @@ def choose_device(name: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
+        if device.type not in ("cpu", "cuda"):
+            raise ConfigError(f"the device must be cpu or cuda, not {name!r}")
         torch.empty(1, device=device)
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"the device {name!r} cannot be used: {str(error).splitlines()[0]}") from error

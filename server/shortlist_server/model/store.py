@@ -14,6 +14,10 @@ from shortlist_server.model.folder import LoadedModel, load_model, read_manifest
 
 log = logging.getLogger(__name__)
 
+Appearance = frozenset[tuple[str, int, int]]
+
+_LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
+
 
 class State(Enum):
     """How far a version has come."""
@@ -52,9 +56,9 @@ class ModelStore:
         self._models_dir = models_dir
         self._device = device
         self._loaded: LoadedModel | None = None
-        # Version to its folder's time of change and the reason it was refused: a bad version is read again only when
+        # Version to what its folder looked like and the reason it was refused: a bad version is read again only when
         # it has changed.
-        self._refused: dict[int, tuple[int, str]] = {}
+        self._refused: dict[int, tuple[Appearance, str]] = {}
         self._loading = threading.Lock()
 
     def load_newest(self) -> bool:
@@ -69,19 +73,20 @@ class ModelStore:
     def _try(self, number: int) -> None:
         folder = self._models_dir / str(number)
         try:
-            changed = folder.stat().st_mtime_ns
-        except FileNotFoundError:
-            return  # taken away since the folder was listed
+            appearance = _appearance(folder)
+        except OSError as error:
+            log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
+            return
+        if self._refused.get(number, (None, ""))[0] == appearance:
+            return
         try:
-            if self._refused.get(number, (None, ""))[0] == changed:
-                return
             self._loaded = load_model(folder, self._device)
         except BadModel as error:
-            self._refused[number] = (changed, str(error))
+            self._refused[number] = (appearance, str(error))
             log.error("version %d in %s is refused: %s", number, self._models_dir, error)
         except Exception as error:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
-            self._refused[number] = (changed, f"cannot be loaded: {error}")
+            self._refused[number] = (appearance, f"cannot be loaded: {error}")
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
         else:
             manifest = self._loaded.manifest
@@ -117,7 +122,7 @@ class ModelStore:
 
     def versions(self) -> list[Version]:
         """Every version in the folder, newest first."""
-        return [self._describe(number) for number in self._numbers()]
+        return [self._describe(number) for number in self._known_numbers()]
 
     def version(self, number: int) -> Version:
         """One version in the folder.
@@ -125,7 +130,7 @@ class ModelStore:
         Raises:
             ModelNotFound: there is none of this number.
         """
-        if number not in self._numbers():
+        if number not in self._known_numbers():
             raise ModelNotFound(str(number), f"there is no version {number}")
         return self._describe(number)
 
@@ -142,10 +147,24 @@ class ModelStore:
             return Version(number, State.FAILED, refused[1], manifest)
         return Version(number, State.AVAILABLE, "not loaded", manifest)
 
+    def _known_numbers(self) -> list[int]:
+        """The version numbers in the folder and the one that is loaded, whatever became of its folder."""
+        loaded = set() if self._loaded is None else {self._loaded.version}
+        return sorted(loaded.union(self._numbers()), reverse=True)
+
     def _numbers(self) -> list[int]:
         """The version numbers in the folder, newest first."""
         try:
             names = [entry.name for entry in self._models_dir.iterdir() if entry.is_dir()]
-        except FileNotFoundError:
+        except OSError as error:
+            if not isinstance(error, FileNotFoundError):
+                log.error("%s cannot be listed: %s", self._models_dir, error)
             return []
-        return sorted((int(name) for name in names if name.isdecimal() and str(int(name)) == name != "0"), reverse=True)
+        numbers = (int(name) for name in names if name.isdecimal() and len(name) <= _LONGEST_NUMBER)
+        return sorted((number for number in numbers if number > 0 and str(number) in names), reverse=True)
+
+
+def _appearance(folder: Path) -> Appearance:
+    """Name, size and time of change of every file: equal as long as nothing in the folder has changed."""
+    entries = ((entry.name, entry.stat()) for entry in folder.iterdir())
+    return frozenset((name, status.st_size, status.st_mtime_ns) for name, status in entries)

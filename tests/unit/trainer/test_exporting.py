@@ -115,6 +115,18 @@ def test_a_reserved_attribute_name_is_refused() -> None:
         attribute_table(pd.DataFrame({"interaction_count": [1]}), np.array([1]))
 
 
+@pytest.mark.parametrize(
+    ("frame", "message"),
+    [
+        (pd.DataFrame([[1, 2]], columns=["price", "price"]), "'price' is there more than once"),
+        (pd.DataFrame({"mixed": [{"a": 1}]}), "'mixed' cannot be published"),
+    ],
+)
+def test_attributes_that_have_no_type_of_the_manifest_are_refused(frame: pd.DataFrame, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        attribute_table(frame, np.array([1]))
+
+
 def write_note(folder: Path, version: int) -> None:
     (folder / "note").write_text(str(version))
 
@@ -122,6 +134,7 @@ def write_note(folder: Path, version: int) -> None:
 def test_versions_count_up_from_the_newest(tmp_path: Path) -> None:
     (tmp_path / "7").mkdir()
     (tmp_path / "notes").mkdir()
+    (tmp_path / ("9" * 30)).mkdir()  # no 64 bits hold it
     assert [publish(tmp_path, write_note) for _ in range(2)] == [8, 9]
     assert sorted(versions(tmp_path)) == [7, 8, 9]
     assert (tmp_path / "9" / "note").read_text() == "9"

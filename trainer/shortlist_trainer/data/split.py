@@ -130,7 +130,7 @@ def time_cut(interactions: Interactions, test_share: float) -> Split:
         ConfigError: there are no timestamps, or ``test_share`` is out of its range or leaves a part empty.
     """
     if interactions.timestamps is None:
-        raise ConfigError("a cut in time needs timestamps and the data has none")
+        raise ConfigError("a cut goes by time and the data has no timestamps")
     if not 0 < test_share < 1:
         raise ConfigError(f"the test share must lie between 0 and 1, not be {test_share}")
     cut = np.quantile(interactions.timestamps, 1 - test_share, method="lower")

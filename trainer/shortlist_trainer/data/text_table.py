@@ -1,11 +1,13 @@
 """Delimited text files as Arrow tables that remember which line each row came from."""
 
+import csv
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.csv as arrow_csv
 
 from shortlist_trainer.data.rows import BadRow, ColumnNames, Rows, check_rows
@@ -72,31 +74,58 @@ def read_text_rows(path: Path, layout: TextLayout, columns: ColumnNames, *, skip
         raise DataError(_missing_column(path, layout, columns)) from error
     except pa.ArrowInvalid as error:
         raise DataError(f"{path} cannot be read as {layout.encoding} text: {error}") from error
-    first_line = 1 if layout.column_names else 2
-    lines = _row_lines(table.num_rows, first_line, [row.line for row in broken])
-    blank = _blank(table)
-    return check_rows(path, table.filter(pa.array(~blank)), columns, lines[~blank], broken, skip_bad_rows=skip_bad_rows)
+    first_row = 1 if layout.column_names else 2
+    numbers = _row_numbers(table.num_rows, first_row, [row.number for row in broken])
+    usable = ~_empty_lines(path, table, numbers)
+    return check_rows(
+        path,
+        table.filter(pa.array(usable)),
+        columns,
+        numbers[usable],
+        broken,
+        skip_bad_rows=skip_bad_rows,
+        place=lambda number: f"line {_line(path, layout, number)}",
+    )
 
 
-def _blank(table: pa.Table) -> npt.NDArray[np.bool_]:
-    """(n,) whether every column of the row is empty, as an empty line gives."""
-    blank = np.ones(table.num_rows, dtype=np.bool_)
+def _empty_lines(path: Path, table: pa.Table, numbers: npt.NDArray[np.int64]) -> npt.NDArray[np.bool_]:
+    """(n,) whether a row is an empty line, which Arrow gives as a row of empty columns."""
+    empty = np.ones(table.num_rows, dtype=np.bool_)
     for column in table.columns:
-        if not blank.any():
-            break
-        blank &= np.asarray((pa.compute.equal(column.cast(pa.string()), "")).to_numpy(zero_copy_only=False))
-    return blank
+        if not empty.any():
+            return empty
+        empty &= np.asarray(pc.equal(column.cast(pa.string()), "").to_numpy(zero_copy_only=False))
+    # A line of delimiters alone looks the same and is a malformed row.
+    with path.open("rb") as file:
+        lines = [number for number, line in enumerate(file, start=1) if not line.strip(b"\r\n")]
+    return empty & np.isin(numbers, lines)
 
 
-def _row_lines(count: int, first_line: int, broken_lines: list[int]) -> npt.NDArray[np.int64]:
-    """(count,) the line of each row, the lines of broken rows being passed over."""
-    last = first_line + count + len(broken_lines)
-    every_line = np.arange(first_line, last, dtype=np.int64)
-    return every_line[~np.isin(every_line, broken_lines)][:count]
+def _row_numbers(count: int, first_row: int, broken: list[int]) -> npt.NDArray[np.int64]:
+    """(count,) the number of each row in the file, counted from 1 with the header, broken rows being passed over."""
+    every_row = np.arange(first_row, first_row + count + len(broken), dtype=np.int64)
+    return every_row[~np.isin(every_row, broken)][:count]
+
+
+def _line(path: Path, layout: TextLayout, row_number: int) -> int:
+    """The line on which a row begins, which is its number unless quoted line breaks come before it."""
+    if not layout.quoted:
+        return row_number
+    begins = 1
+    try:
+        with path.open(encoding=layout.encoding, errors="replace", newline="") as file:
+            reader = csv.reader(file, delimiter=layout.delimiter)
+            for number, _ in enumerate(reader, start=1):
+                if number == row_number:
+                    return begins
+                begins = reader.line_num + 1
+    except csv.Error:
+        pass  # what Python's reader does not take, Arrow's has taken: its count is the best there is
+    return row_number
 
 
 def _missing_column(path: Path, layout: TextLayout, columns: ColumnNames) -> str:
-    with path.open(encoding=layout.encoding) as file:
+    with path.open(encoding=layout.encoding, errors="replace") as file:
         header = file.readline().rstrip("\r\n").split(layout.delimiter)
     missing = ", ".join(repr(name) for name in columns.present() if name not in header)
     return f"{path} has no column {missing}; its columns are {', '.join(header)} (name yours with --columns)"

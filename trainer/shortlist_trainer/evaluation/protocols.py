@@ -155,7 +155,7 @@ def leave_one_out(model: Model, split: Split, seed: int) -> Figures:
         scores = score_pairs(users, candidates.ravel()).reshape(candidates.shape)
         ties = (scores[:, 1:] == scores[:, :1]).sum(1)
         ahead = (scores[:, 1:] > scores[:, :1]).sum(1) + rng.integers(0, ties + 1)
-        hits = np.arange(candidates.shape[1]) == ahead[:, None]
+        hits = np.arange(max(candidates.shape[1], 10)) == ahead[:, None]  # (users, places)
         return {"hr@10": hit_rate_at(hits, 10), "ndcg@10": ndcg_at(hits, np.ones(len(hits), dtype=np.int64), 10)}
 
     popularity = split.train.item_popularity().astype(np.float32)
@@ -181,6 +181,8 @@ def _candidates(test: Interactions, split: Split, rng: np.random.Generator) -> n
 
 def _untouched(users: npt.NDArray[np.int64], split: Split, rng: np.random.Generator) -> npt.NDArray[np.int32]:
     """(b, SAMPLED_NEGATIVES) item rows drawn uniformly, without repeats, from those the user never touched."""
+    if split.train.item_count < SAMPLED_NEGATIVES:
+        raise DataError(f"the catalogue has fewer than {SAMPLED_NEGATIVES} items; use full-rank")
     keys = rng.random((len(users), split.train.item_count), dtype=np.float32)
     for part in (split.train, split.test):
         keys[_pairs(users, part)] = 2  # after every untouched item

@@ -24,11 +24,14 @@ def attribute_table(attributes: pd.DataFrame, interaction_counts: Int64Array) ->
     if INTERACTION_COUNT in attributes.columns:
         raise DataError(f"the item attribute {INTERACTION_COUNT!r} is Shortlist's own; rename yours")
     columns = {INTERACTION_COUNT: pa.array(interaction_counts, pa.int64())}
+    repeated = attributes.columns[attributes.columns.duplicated()]
+    if len(repeated):
+        raise DataError(f"the item attribute {repeated[0]!r} is there more than once; rename one")
     for name in attributes.columns:
         try:
             columns[str(name)] = _plain(pa.Array.from_pandas(attributes[name]))
-        except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
-            raise DataError(f"the item attribute {name!r} mixes types: {error}") from error
+        except pa.ArrowException as error:
+            raise DataError(f"the item attribute {name!r} cannot be published: {error}") from error
     return pa.table(columns)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 _ASIDE_PREFIX = ".publishing-"
 _LOCK = ".publish.lock"
+_LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
 # A server often runs as another user than the trainer, and safetensors makes files that only their owner can read.
 _FILE_MODE = 0o644
 
@@ -52,7 +53,9 @@ def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
 
 def versions(models_dir: Path) -> list[int]:
     """The version numbers in a models folder, whatever their state."""
-    return [int(entry.name) for entry in models_dir.iterdir() if entry.name.isdecimal() and int(entry.name) > 0]
+    names = [entry.name for entry in models_dir.iterdir()]
+    numbers = (int(name) for name in names if name.isdecimal() and len(name) <= _LONGEST_NUMBER)
+    return [number for number in numbers if number > 0]
 
 
 def _sync(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Hyper-parameters from the command line."""
 
+import math
 from collections.abc import Iterable
 from dataclasses import fields
 from typing import Any, TypeVar, get_type_hints
@@ -37,6 +38,6 @@ def parse_settings(config_type: type[C], settings: Iterable[str]) -> C:
 
 
 def require(condition: bool, name: str, rule: str, value: object) -> None:
-    """Raises ConfigError unless a hyper-parameter keeps its rule."""
-    if not condition:
+    """Raises ConfigError unless a hyper-parameter keeps its rule and is finite."""
+    if not condition or (isinstance(value, float) and not math.isfinite(value)):
         raise ConfigError(f"{name} must be {rule}, not {value}")

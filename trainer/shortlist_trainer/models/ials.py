@@ -48,6 +48,9 @@ class ImplicitALSConfig(ModelConfig):
         require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
         require(self.regularization > 0, "regularization", "above 0", self.regularization)
         require(self.unobserved_weight > 0, "unobserved_weight", "above 0", self.unobserved_weight)
+        require(
+            0 <= self.regularization_exponent <= 4, "regularization_exponent", "0 to 4", self.regularization_exponent
+        )
         require(self.initial_scale > 0, "initial_scale", "above 0", self.initial_scale)
 
 

@@ -38,10 +38,13 @@ def read(name: str, path: Path, options: ReadOptions) -> Dataset:
 def _films(path: Path) -> Iterator[tuple[str, str, list[str]]]:
     with path.open(encoding="utf-8", newline="") as file:
         reader = csv.reader(file)
-        header = next(reader, [])
-        if header != _FILM_COLUMNS:
-            raise DataError(f"{path}: the columns are {', '.join(header)}, not {', '.join(_FILM_COLUMNS)}")
-        for fields in reader:
-            if len(fields) != len(_FILM_COLUMNS):
-                raise DataError(f"{path}, line {reader.line_num}: {len(fields)} columns where 3 are expected")
-            yield fields[0], fields[1], fields[2].split("|")
+        try:
+            header = next(reader, [])
+            if header != _FILM_COLUMNS:
+                raise DataError(f"{path}: the columns are {', '.join(header)}, not {', '.join(_FILM_COLUMNS)}")
+            for fields in reader:
+                if len(fields) != len(_FILM_COLUMNS):
+                    raise DataError(f"{path}, line {reader.line_num}: {len(fields)} columns where 3 are expected")
+                yield fields[0], fields[1], fields[2].split("|")
+        except (csv.Error, UnicodeDecodeError) as error:
+            raise DataError(f"{path}, near line {reader.line_num + 1}: {error}") from error
