@@ -2,6 +2,7 @@
 
 import argparse
 import dataclasses
+import datetime as dt
 import json
 import statistics
 import sys
@@ -25,6 +26,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     fetch = data_commands.add_parser("fetch", help="bring a known data set into the local cache")
     fetch.add_argument("name", metavar="NAME", help="ml-100k, ml-1m, ml-20m or ml-latest-small")
     fetch.set_defaults(run=_fetch, extra="trainer")
+
+    stats = data_commands.add_parser("stats", help="users, items, ratings, density, rating histogram, long tail")
+    stats.add_argument("data", metavar="D", help="a known name, a folder, a file or a zip")
+    _add_reading_options(stats)
+    stats.add_argument("--json", action="store_true", help="print the figures as JSON")
+    stats.set_defaults(run=_stats, extra="trainer")
 
     train = commands.add_parser("train", help="train, evaluate and publish a model", formatter_class=_Defaults)
     train.set_defaults(run=_train, extra="trainer")
@@ -58,6 +65,10 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
     options = parser.add_argument_group("data")
     options.add_argument("--data", required=True, metavar="D", help="a known name, a folder, a file or a zip")
+    _add_reading_options(options)
+
+
+def _add_reading_options(options: "argparse.ArgumentParser | argparse._ArgumentGroup") -> None:
     options.add_argument(
         "--format",
         metavar="F",
@@ -116,6 +127,39 @@ def _fetch(options: argparse.Namespace) -> int:
     _print(f"{options.name} is in {folder}")
     _print(f"next: shortlist train --data {options.name} --models-dir models")
     return 0
+
+
+def _stats(options: argparse.Namespace) -> int:
+    from shortlist_trainer.data.statistics import HEAD_SHARE, statistics_of
+    from shortlist_trainer.errors import TrainerError
+
+    try:
+        dataset = _read(options)
+    except (TrainerError, OSError) as error:
+        return _fail(error)
+    figures = statistics_of(dataset)
+    if options.json:
+        _print(json.dumps(dataclasses.asdict(figures), indent=2))
+        return 0
+    _print(f"{dataset.name} ({dataset.format})")
+    _print(f"  users          {figures.users:>12,}   each with {_spread(figures.interactions_per_user)} interactions")
+    _print(f"  items          {figures.items:>12,}   each with {_spread(figures.interactions_per_item)} interactions")
+    _print(f"  interactions   {figures.interactions:>12,}   {dataset.duplicates_merged:,} duplicates merged")
+    _print(f"  density        {figures.density:>12.3%}")
+    tail = f"of the interactions are with the least touched {1 - HEAD_SHARE:.0%} of the items"
+    _print(f"  long tail      {figures.long_tail_share:>12.1%}   {tail}")
+    if figures.first_and_last is not None:
+        first, last = (dt.datetime.fromtimestamp(time, dt.UTC).date() for time in figures.first_and_last)
+        _print(f"  time           {first!s:>12}   to {last}")
+    most = max(figures.rating_counts.values(), default=0)
+    for rating, count in figures.rating_counts.items():
+        _print(f"  rating {rating:<7g} {count:>12,}   {'█' * round(40 * count / most)}")
+    return 0
+
+
+def _spread(figures: tuple[int, float, int]) -> str:
+    least, median, most = figures
+    return f"{least:,} to {most:,} (median {median:,.0f})"
 
 
 def _train(options: argparse.Namespace) -> int:
@@ -180,25 +224,30 @@ def _load(options: argparse.Namespace) -> "Dataset":
     Raises:
         TrainerError: something they name does not exist, or the data cannot be read.
     """
-    from shortlist_trainer.data.formats import ReadOptions
-    from shortlist_trainer.data.source import load_dataset
     from shortlist_trainer.errors import ConfigError
     from shortlist_trainer.models import MODELS
 
     if options.model not in MODELS:
         raise ConfigError(f"there is no model {options.model!r}; there are {', '.join(MODELS)}")
-    read_options = ReadOptions(
-        columns=None if options.columns is None else _columns(options.columns),
-        items_path=None if options.items is None else Path(options.items),
-        skip_bad_rows=options.skip_bad_rows,
-    )
-    dataset = load_dataset(options.data, options.format, read_options)
+    dataset = _read(options)
     _print(
         f"{dataset.name} ({dataset.format}): {len(dataset.interactions):,} interactions of "
         f"{len(dataset.user_ids):,} users with {len(dataset.item_ids):,} items; "
         f"{dataset.duplicates_merged:,} duplicates merged, {dataset.bad_rows_skipped:,} bad rows left out"
     )
     return dataset
+
+
+def _read(options: argparse.Namespace) -> "Dataset":
+    from shortlist_trainer.data.formats import ReadOptions
+    from shortlist_trainer.data.source import load_dataset
+
+    read_options = ReadOptions(
+        columns=None if options.columns is None else _columns(options.columns),
+        items_path=None if options.items is None else Path(options.items),
+        skip_bad_rows=options.skip_bad_rows,
+    )
+    return load_dataset(options.data, options.format, read_options)
 
 
 def _columns(text: str) -> "ColumnNames":
