@@ -79,6 +79,8 @@ def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, m
             stop = threading.Thread(target=app.stop)
             stop.start()
             states.append(next(watch).status)  # before the call under way has finished
+            time.sleep(0.5)  # long enough for a server that does not wait to have cut the call off
+            assert stop.is_alive()
             assert answers == []
             go.set()
             begun_to_wait = time.monotonic()
