@@ -1,12 +1,16 @@
 """Fixtures that several tests share."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
+import grpc
 import numpy as np
 import pytest
 
+from shortlist.v1 import recommender_pb2_grpc
 from shortlist_client import Client
+from shortlist_server.item_index import ItemIndex
 from shortlist_trainer.data.fetch import fetch
 from tests.running import serving
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
@@ -46,3 +50,24 @@ def client(small_server: str) -> Iterator[Client]:
     """A client of ``small_server``."""
     with Client(small_server) as client:
         yield client
+
+
+@pytest.fixture
+def stub(small_server: str) -> Iterator[recommender_pb2_grpc.RecommenderServiceStub]:
+    with grpc.insecure_channel(small_server) as channel:
+        yield recommender_pb2_grpc.RecommenderServiceStub(channel)
+
+
+@pytest.fixture
+def slow_search(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
+    """Holds every search until the event is set."""
+    go = threading.Event()
+    search = ItemIndex.search
+
+    def held(self: ItemIndex, *arguments: object, **named: object) -> object:
+        go.wait(20)
+        return search(self, *arguments, **named)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(ItemIndex, "search", held)
+    yield go
+    go.set()

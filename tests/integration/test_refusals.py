@@ -1,0 +1,371 @@
+"""What a real server refuses, and how a real client is told: limits, unknown things, full queues, missing models."""
+
+import asyncio
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import cast
+
+import grpc
+import pytest
+from google.rpc import error_details_pb2
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_status import rpc_status
+
+from shortlist.v1 import common_pb2, model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from shortlist_client import (
+    AsyncClient,
+    Client,
+    DeadlineExceeded,
+    Fallback,
+    InternalError,
+    InvalidArgument,
+    ItemNotFound,
+    ModelNotFound,
+    ModelState,
+    ResourceExhausted,
+    Unavailable,
+    Unimplemented,
+    UserNotFound,
+)
+from shortlist_server.item_index import ItemIndex
+from shortlist_server.model.store import ModelStore
+from shortlist_server.recommend import RecommendQuery
+from shortlist_server.service import requests
+from tests.running import serving
+
+RecommendRequest = recommender_pb2.RecommendRequest
+SimilarItemsRequest = recommender_pb2.SimilarItemsRequest
+ScoreRequest = recommender_pb2.ScoreRequest
+
+
+LONG = "x" * 1_000_000
+
+HOSTILE = [
+    (RecommendRequest(user_id="u0", k=0), "k"),
+    (RecommendRequest(user_id="u0", k=-1), "k"),
+    (RecommendRequest(user_id="u0", k=1_001), "k"),
+    (RecommendRequest(user_id="u0", k=1_000_000_000), "k"),
+    (RecommendRequest(user_id=""), "user_id"),
+    (RecommendRequest(), "user_id"),
+    (RecommendRequest(user_id="u0", history=recommender_pb2.History()), "user_id"),
+    (RecommendRequest(user_id=LONG), "user_id"),
+    (RecommendRequest(user_id="é" * 257), "user_id"),
+    (RecommendRequest(user_id="u0", exclude_item_ids=["i1", ""]), "exclude_item_ids[1]"),
+    (RecommendRequest(user_id="u0", exclude_item_ids=["i1"] * 10_001), "exclude_item_ids"),
+    (RecommendRequest(user_id="u0", attributes=["title", "colour"]), "attributes[1]"),
+    (RecommendRequest(user_id="u0", attributes=["title"] * 33), "attributes"),
+    (RecommendRequest(user_id="u0", fallback=99), "fallback"),  # type: ignore[arg-type]  # no such value
+    (RecommendRequest(user_id="u0", offset=-1), "offset"),
+    (RecommendRequest(user_id="u0", offset=995, k=10), "offset"),
+    (RecommendRequest(user_id="u0", model=common_pb2.ModelSelector(label="é" * 5_000)), "model.label"),
+    (RecommendRequest(user_id="u0", model=common_pb2.ModelSelector(label="")), "model.label"),
+    (SimilarItemsRequest(), "item_ids"),
+    (SimilarItemsRequest(item_ids=["i1"] * 101), "item_ids"),
+    (SimilarItemsRequest(item_ids=["i1", ""]), "item_ids[1]"),
+    (SimilarItemsRequest(item_ids=["i1"], negative_item_ids=[LONG]), "negative_item_ids[0]"),
+    (SimilarItemsRequest(item_ids=["i1"], k=0), "k"),
+    (ScoreRequest(item_ids=["i1"]), "user_id"),
+    (ScoreRequest(user_id="u0"), "item_ids"),
+    (ScoreRequest(user_id="u0", item_ids=["i1", ""]), "item_ids[1]"),
+]
+
+
+@pytest.mark.parametrize(("request_message", "field"), HOSTILE)
+def test_a_field_outside_its_limits_is_named_and_the_next_request_is_answered(
+    stub: recommender_pb2_grpc.RecommenderServiceStub,
+    request_message: RecommendRequest | SimilarItemsRequest | ScoreRequest,
+    field: str,
+) -> None:
+    method = {RecommendRequest: stub.Recommend, SimilarItemsRequest: stub.SimilarItems, ScoreRequest: stub.Score}
+    with pytest.raises(grpc.RpcError) as caught:
+        method[type(request_message)](request_message, timeout=5)  # type: ignore[operator]  # the method of the message
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    status = rpc_status.from_call(cast(grpc.Call, caught.value))
+    details = error_details_pb2.BadRequest()
+    assert status.details[0].Unpack(details)
+    assert [violation.field for violation in details.field_violations] == [field]
+    assert len(caught.value.details() or "") < 300
+    assert len(stub.Recommend(RecommendRequest(user_id="u0"), timeout=5).items) == 10
+
+
+NOT_SUPPORTED = [
+    RecommendRequest(history=recommender_pb2.History(items=[recommender_pb2.HistoryItem(item_id="i1")])),
+    RecommendRequest(user_id="u0", filter=recommender_pb2.Filter()),
+    RecommendRequest(user_id="u0", rerank=True),
+    RecommendRequest(user_id="u0", min_score=0.0),
+    RecommendRequest(user_id="u0", offset=3),
+    RecommendRequest(user_id="u0", search_effort=2.0),
+    RecommendRequest(user_id="u0", diversity=recommender_pb2.Diversity(attribute="genres", max_per_value=1)),
+    RecommendRequest(user_id="u0", fallback=recommender_pb2.FALLBACK_CLUSTER),
+]
+
+
+@pytest.mark.parametrize("request_message", NOT_SUPPORTED)
+def test_what_is_not_built_yet_is_refused_instead_of_ignored(
+    stub: recommender_pb2_grpc.RecommenderServiceStub, request_message: RecommendRequest
+) -> None:
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.Recommend(request_message, timeout=5)
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_methods_not_built_yet_answer_unimplemented(small_server: str) -> None:
+    with grpc.insecure_channel(small_server) as channel:
+        recommender = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        models = model_pb2_grpc.ModelServiceStub(channel)
+        calls: list[Callable[[], object]] = [
+            lambda: recommender.BatchRecommend(recommender_pb2.BatchRecommendRequest(), timeout=5),
+            lambda: next(iter(recommender.StreamRecommend(iter([]), timeout=5))),
+            lambda: recommender.GetCluster(recommender_pb2.GetClusterRequest(), timeout=5),
+            lambda: recommender.ListClusters(recommender_pb2.ListClustersRequest(), timeout=5),
+            lambda: models.LoadModel(model_pb2.LoadModelRequest(version=1), timeout=5),
+            lambda: models.UnloadModel(model_pb2.UnloadModelRequest(version=1), timeout=5),
+            lambda: models.SetLabel(model_pb2.SetLabelRequest(label="stable", version=1), timeout=5),
+        ]
+        for call in calls:
+            with pytest.raises(grpc.RpcError) as caught:
+                call()
+            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+def test_unknown_items_and_models_are_not_found(client: Client) -> None:
+    with pytest.raises(ItemNotFound) as item:
+        client.similar_items(["i1", "i999"])
+    assert item.value.resource_name == "i999"
+    with pytest.raises(ItemNotFound):
+        client.score("u0", ["i1", "i999"])
+    with pytest.raises(UserNotFound):
+        client.score("nobody", ["i1"])
+    for call in (client.recommend, client.similar_items):
+        with pytest.raises(ModelNotFound) as model:
+            call("i1", model_version=7)
+        assert model.value.resource_name == "7"
+        with pytest.raises(ModelNotFound, match="label 'canary'"):
+            call("i1", model_label="canary")
+    with pytest.raises(ModelNotFound):
+        client.get_model(model_version=7)
+
+
+def test_the_client_tells_a_wrong_argument_by_its_field(client: Client) -> None:
+    with pytest.raises(InvalidArgument) as caught:
+        client.recommend("u0", k=2_000)
+    assert caught.value.violations == {"k": "must lie between 1 and 1,000, not be 2,000"}
+    with pytest.raises(ValueError, match="not both"):
+        client.recommend("u0", model_version=1, model_label="stable")
+    with pytest.raises(ValueError, match="friends"):
+        client.recommend("u0", fallback="friends")
+
+
+def test_without_a_model_the_server_says_when_to_come_back_and_serves_it_once_it_is_there(
+    tmp_path: Path, small_models: Path
+) -> None:
+    models_dir = tmp_path / "models"
+    with serving(models_dir, retry_load_seconds=0.05) as app, Client(app.address, timeout_seconds=5) as client:
+        with grpc.insecure_channel(app.address) as channel:
+            health = health_pb2_grpc.HealthStub(channel)
+            assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING
+            with pytest.raises(Unavailable, match="no model is ready yet") as caught:
+                client.recommend("u0")
+            assert caught.value.retry_after_seconds == 2
+            assert client.list_models() == []
+            with pytest.raises(Unavailable):
+                client.get_model()
+
+            (models_dir).mkdir()
+            (models_dir / "1").symlink_to(small_models / "1")
+            deadline = time.monotonic() + 30
+            while health.Check(health_pb2.HealthCheckRequest()).status != health_pb2.HealthCheckResponse.SERVING:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+        assert len(client.recommend("u0").items) == 10
+
+
+def test_the_client_tries_again_until_a_model_is_ready(
+    tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    attempts: list[int] = []
+    select = ModelStore.select
+
+    def publish_at_the_first_attempt(self: ModelStore, *selector: object) -> object:
+        attempts.append(1)
+        if len(attempts) == 1:
+            (tmp_path / "1").symlink_to(small_models / "1")
+        return select(self, *selector)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(ModelStore, "select", publish_at_the_first_attempt)
+    with serving(tmp_path, retry_load_seconds=0.01) as app, Client(app.address, timeout_seconds=20) as client:
+        assert len(client.recommend("u0").items) == 10
+    assert len(attempts) > 1
+
+
+def test_a_server_of_bad_models_only_serves_none_and_says_why(tmp_path: Path) -> None:
+    (tmp_path / "3").mkdir()
+    with serving(tmp_path) as app, Client(app.address) as client:
+        (model,) = client.list_models()
+        assert (model.version, model.state, model.state_reason) == (3, ModelState.FAILED, "manifest.json is missing")
+        assert not model.default
+
+
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
+    small_models: Path, slow_search: threading.Event
+) -> None:
+    with serving(small_models, working=1, waiting=1) as app, Client(app.address, timeout_seconds=20) as client:
+        answers: list[int] = []
+        threads = [threading.Thread(target=lambda: answers.append(len(client.recommend("u0").items))) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        time.sleep(0.5)  # one works, one waits
+        with pytest.raises(ResourceExhausted) as caught:
+            client.recommend("u1")
+        assert caught.value.retry_after_seconds == 0.05
+        assert client.list_models()  # what does not search is still answered
+        slow_search.set()
+        for thread in threads:
+            thread.join()
+        assert answers == [10, 10]
+
+
+def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
+    small_models: Path, slow_search: threading.Event, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+    held = ItemIndex.search
+
+    def counted(self: ItemIndex, *arguments: object) -> object:
+        searched.append(1)
+        return held(self, *arguments)  # type: ignore[arg-type]  # passed through
+
+    monkeypatch.setattr(ItemIndex, "search", counted)
+    with serving(small_models, working=1, waiting=4) as app, Client(app.address, timeout_seconds=20) as client:
+        working = threading.Thread(target=client.recommend, args=("u0",))
+        working.start()
+        time.sleep(0.3)
+        with pytest.raises(DeadlineExceeded):
+            client.with_timeout(0.2).recommend("u1")
+        time.sleep(0.2)
+        slow_search.set()
+        working.join()
+    assert len(searched) == 1
+
+
+def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: threading.Event) -> None:
+    attempts: list[int] = []
+    with serving(small_models, working=1, waiting=0) as app, Client(app.address, timeout_seconds=20) as client:
+        working = threading.Thread(target=client.recommend, args=("u0",))
+        working.start()
+        time.sleep(0.3)
+        with pytest.MonkeyPatch.context() as patch:
+            check = requests.recommend_query
+
+            def counted(message: RecommendRequest) -> RecommendQuery:
+                attempts.append(1)
+                return check(message)
+
+            patch.setattr(requests, "recommend_query", counted)
+            with pytest.raises(ResourceExhausted):
+                client.recommend("u1")
+        slow_search.set()
+        working.join()
+    assert len(attempts) == 4
+
+
+@pytest.mark.parametrize("method", ["Recommend", "SimilarItems", "Score"])
+def test_every_search_waits_for_its_turn_and_says_how_long(
+    small_models: Path, slow_search: threading.Event, method: str
+) -> None:
+    messages = {
+        "Recommend": RecommendRequest(user_id="u1"),
+        "SimilarItems": SimilarItemsRequest(item_ids=["i1"]),
+        "Score": ScoreRequest(user_id="u1", item_ids=["i1"]),
+    }
+    with serving(small_models, working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        working = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
+        time.sleep(0.3)
+        waiting = getattr(stub, method).future(messages[method], timeout=20)
+        time.sleep(0.3)
+        assert not waiting.done()
+        slow_search.set()
+        assert working.result().items
+        answer = waiting.result()
+        assert method == "Score" or answer.timing.queued_micros > 200_000
+
+
+def test_a_string_where_several_are_taken_is_refused(client: Client) -> None:
+    for call in (
+        lambda: client.recommend("u0", exclude_item_ids="i12"),
+        lambda: client.recommend("u0", attributes="title"),
+        lambda: client.score("u0", "i12"),
+        lambda: client.similar_items("i1", negative_item_ids="i12"),
+    ):
+        with pytest.raises(TypeError, match="takes several strings"):
+            call()
+
+
+def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_search: threading.Event) -> None:
+    with serving(small_models, working=1) as app, grpc.insecure_channel(app.address) as channel:
+        recommend = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
+        calls = [recommend.future(RecommendRequest(user_id="u0")) for _ in range(3)]
+        time.sleep(0.3)
+        slow_search.set()
+        assert [len(call.result().items) for call in calls] == [10, 10, 10]
+
+
+def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_search: threading.Event) -> None:
+    async def ask(address: str) -> None:
+        async with AsyncClient(address) as asynchronous:
+            with pytest.raises(DeadlineExceeded):
+                await asynchronous.with_timeout(0.2).recommend("u0")
+
+    with serving(small_models) as app, Client(app.address, timeout_seconds=0.2) as client:
+        with pytest.raises(DeadlineExceeded):
+            client.recommend("u0")
+        asyncio.run(ask(app.address))
+        slow_search.set()
+
+
+def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def explode(*_: object) -> None:
+        raise RuntimeError("the secret inside")
+
+    monkeypatch.setattr(ItemIndex, "search", explode)
+    with serving(small_models) as app, Client(app.address) as client:
+        with pytest.raises(InternalError) as caught:
+            client.recommend("u0")
+        assert "secret" not in str(caught.value)
+        assert caught.value.request_id in str(caught.value)
+        assert caught.value.request_id in caplog.text
+        assert "the secret inside" in caplog.text
+        with grpc.insecure_channel(app.address) as channel, pytest.raises(grpc.RpcError) as raw:
+            recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend(
+                RecommendRequest(user_id="u0"), metadata=(("x-request-id", "mine-42"),)
+            )
+        assert "mine-42" in (raw.value.details() or "")
+        with grpc.insecure_channel(app.address) as channel, pytest.raises(grpc.RpcError) as long:
+            recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend(
+                RecommendRequest(user_id="u0"), metadata=(("x-request-id", "x" * 129),)
+            )
+        assert "xxx" not in (long.value.details() or "")
+        monkeypatch.undo()
+        assert len(client.recommend("u0").items) == 10
+
+
+def test_the_client_says_that_there_is_no_server() -> None:
+    with Client("127.0.0.1:1", timeout_seconds=1) as client, pytest.raises((Unavailable, DeadlineExceeded)):
+        client.recommend("u0")
+
+
+def test_unimplemented_has_its_exception(client: Client) -> None:
+    with pytest.raises(Unimplemented):
+        client.recommend("u0", fallback=Fallback.CLUSTER)
+
+
+def test_a_second_server_cannot_take_the_same_port(small_server: str, small_models: Path) -> None:
+    from shortlist_server.app import ServerApp, ServerConfig
+
+    with pytest.raises(OSError, match="it is in use"):
+        ServerApp(ServerConfig(models_dir=small_models, port=int(small_server.rpartition(":")[2])))
