@@ -63,7 +63,7 @@ def _guarded(method: Method, under_way: CallsUnderWay) -> Method:
             return method(request, context)
         except QueryError as error:
             _abort(context, status_of(error))
-        except Exception:
+        except Exception:  # the last resort: whatever it was, the caller gets a status and the log the rest
             request_id = _request_id(context)
             log.exception("%s failed, request id %s", method.__name__, request_id)
             _abort(context, internal_error(request_id))
