@@ -1,6 +1,5 @@
 """Fixtures that several tests share."""
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +11,7 @@ from shortlist.v1 import recommender_pb2_grpc
 from shortlist_client import Client
 from shortlist_server.item_index import ItemIndex
 from shortlist_trainer.data.fetch import fetch
-from tests.running import serving
+from tests.running import HeldSearch, serving
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
 
@@ -59,15 +58,9 @@ def stub(small_server: str) -> Iterator[recommender_pb2_grpc.RecommenderServiceS
 
 
 @pytest.fixture
-def slow_search(monkeypatch: pytest.MonkeyPatch) -> Iterator[threading.Event]:
-    """Holds every search until the event is set."""
-    go = threading.Event()
-    search = ItemIndex.search
-
-    def held(self: ItemIndex, *arguments: object, **named: object) -> object:
-        go.wait(20)
-        return search(self, *arguments, **named)  # type: ignore[arg-type]  # passed through
-
-    monkeypatch.setattr(ItemIndex, "search", held)
-    yield go
-    go.set()
+def slow_search(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSearch]:
+    """Holds every search until it is let go."""
+    held = HeldSearch()
+    monkeypatch.setattr(ItemIndex, "search", held.around(ItemIndex.search))
+    yield held
+    held.let_go()

@@ -3,19 +3,46 @@
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import ParamSpec, TypeVar
 
 from shortlist_server.app import ServerApp, ServerConfig
 
+P = ParamSpec("P")
+T = TypeVar("T")
+
 SHORTLIST = [sys.executable, "-m", "shortlist_client.main"]
+
+
+class HeldSearch:
+    """Searches that begin and do not go on until they are let go, twenty seconds at most."""
+
+    def __init__(self) -> None:
+        self.begun = threading.Event()
+        self._go = threading.Event()
+
+    def let_go(self) -> None:
+        """Lets the searches go on, those to come as well."""
+        self._go.set()
+
+    def around(self, search: Callable[P, T]) -> Callable[P, T]:
+        """The search, held."""
+
+        def held(*arguments: P.args, **named: P.kwargs) -> T:
+            self.begun.set()
+            self._go.wait(20)
+            return search(*arguments, **named)
+
+        return held
 
 
 @contextmanager
 def serving(models_dir: Path, **config: float) -> Iterator[ServerApp]:
     """A started server of this process, stopped at the end."""
-    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", **config))  # type: ignore[arg-type]
+    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", **config))  # type: ignore[arg-type]  # whole numbers too
     app.start()
     try:
         yield app

@@ -13,8 +13,9 @@ RowArray = npt.NDArray[np.integer]
 
 NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)
 
-_SCAN_SHARE = 8
-"""Asked for more than one in this many of all items, the index is slower than scoring every item and sorting."""
+_SCAN_SHARE = 100
+"""Asked for more than one in this many of all items, the index is slower than scoring every item and sorting
+(benchmarks/over_fetch.py)."""
 
 
 @dataclass(frozen=True)

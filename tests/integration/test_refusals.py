@@ -29,11 +29,12 @@ from shortlist_client import (
     Unimplemented,
     UserNotFound,
 )
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.item_index import NO_ROWS, Float32Array, ItemIndex, Neighbours, RowArray
+from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
 from shortlist_server.recommend import RecommendQuery
 from shortlist_server.service import requests
-from tests.running import serving
+from tests.running import HeldSearch, serving
 
 RecommendRequest = recommender_pb2.RecommendRequest
 SimilarItemsRequest = recommender_pb2.SimilarItemsRequest
@@ -188,11 +189,11 @@ def test_the_client_tries_again_until_a_model_is_ready(
     attempts: list[int] = []
     select = ModelStore.select
 
-    def publish_at_the_first_attempt(self: ModelStore, *selector: object) -> object:
+    def publish_at_the_first_attempt(self: ModelStore, version: int | None, label: str | None) -> LoadedModel:
         attempts.append(1)
         if len(attempts) == 1:
             (tmp_path / "1").symlink_to(small_models / "1")
-        return select(self, *selector)  # type: ignore[arg-type]  # passed through
+        return select(self, version, label)
 
     monkeypatch.setattr(ModelStore, "select", publish_at_the_first_attempt)
     with serving(tmp_path, retry_load_seconds=0.01) as app, Client(app.address, timeout_seconds=20) as client:
@@ -208,9 +209,7 @@ def test_a_server_of_bad_models_only_serves_none_and_says_why(tmp_path: Path) ->
         assert not model.default
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
-    small_models: Path, slow_search: threading.Event
-) -> None:
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(small_models: Path, slow_search: HeldSearch) -> None:
     with serving(small_models, working=1, waiting=1) as app, Client(app.address, timeout_seconds=20) as client:
         answers: list[int] = []
         threads = [threading.Thread(target=lambda: answers.append(len(client.recommend("u0").items))) for _ in range(2)]
@@ -221,21 +220,21 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
             client.recommend("u1")
         assert caught.value.retry_after_seconds == 0.05
         assert client.list_models()  # what does not search is still answered
-        slow_search.set()
+        slow_search.let_go()
         for thread in threads:
             thread.join()
         assert answers == [10, 10]
 
 
 def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
-    small_models: Path, slow_search: threading.Event, monkeypatch: pytest.MonkeyPatch
+    small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched: list[int] = []
     held = ItemIndex.search
 
-    def counted(self: ItemIndex, *arguments: object) -> object:
+    def counted(self: ItemIndex, query: Float32Array, k: int, excluded: RowArray = NO_ROWS) -> Neighbours:
         searched.append(1)
-        return held(self, *arguments)  # type: ignore[arg-type]  # passed through
+        return held(self, query, k, excluded)
 
     monkeypatch.setattr(ItemIndex, "search", counted)
     with serving(small_models, working=1, waiting=4) as app, Client(app.address, timeout_seconds=20) as client:
@@ -245,12 +244,12 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
         with pytest.raises(DeadlineExceeded):
             client.with_timeout(0.2).recommend("u1")
         time.sleep(0.2)
-        slow_search.set()
+        slow_search.let_go()
         working.join()
     assert len(searched) == 1
 
 
-def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: threading.Event) -> None:
+def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: HeldSearch) -> None:
     attempts: list[int] = []
     with serving(small_models, working=1, waiting=0) as app, Client(app.address, timeout_seconds=20) as client:
         working = threading.Thread(target=client.recommend, args=("u0",))
@@ -266,14 +265,14 @@ def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: th
             patch.setattr(requests, "recommend_query", counted)
             with pytest.raises(ResourceExhausted):
                 client.recommend("u1")
-        slow_search.set()
+        slow_search.let_go()
         working.join()
     assert len(attempts) == 4
 
 
 @pytest.mark.parametrize("method", ["Recommend", "SimilarItems", "Score"])
 def test_every_search_waits_for_its_turn_and_says_how_long(
-    small_models: Path, slow_search: threading.Event, method: str
+    small_models: Path, slow_search: HeldSearch, method: str
 ) -> None:
     messages = {
         "Recommend": RecommendRequest(user_id="u1"),
@@ -287,7 +286,7 @@ def test_every_search_waits_for_its_turn_and_says_how_long(
         waiting = getattr(stub, method).future(messages[method], timeout=20)
         time.sleep(0.3)
         assert not waiting.done()
-        slow_search.set()
+        slow_search.let_go()
         assert working.result().items
         answer = waiting.result()
         assert method == "Score" or answer.timing.queued_micros > 200_000
@@ -304,16 +303,16 @@ def test_a_string_where_several_are_taken_is_refused(client: Client) -> None:
             call()
 
 
-def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_search: threading.Event) -> None:
+def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_search: HeldSearch) -> None:
     with serving(small_models, working=1) as app, grpc.insecure_channel(app.address) as channel:
         recommend = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
         calls = [recommend.future(RecommendRequest(user_id="u0")) for _ in range(3)]
         time.sleep(0.3)
-        slow_search.set()
+        slow_search.let_go()
         assert [len(call.result().items) for call in calls] == [10, 10, 10]
 
 
-def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_search: threading.Event) -> None:
+def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_search: HeldSearch) -> None:
     async def ask(address: str) -> None:
         async with AsyncClient(address) as asynchronous:
             with pytest.raises(DeadlineExceeded):
@@ -323,7 +322,7 @@ def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_sea
         with pytest.raises(DeadlineExceeded):
             client.recommend("u0")
         asyncio.run(ask(app.address))
-        slow_search.set()
+        slow_search.let_go()
 
 
 def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(

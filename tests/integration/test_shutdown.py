@@ -10,8 +10,7 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shortlist_client import Client, Recommendations
-from shortlist_server.item_index import ItemIndex
-from tests.running import server_process, serving
+from tests.running import HeldSearch, server_process, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -56,23 +55,13 @@ def test_no_call_under_load_fails_while_the_server_drains(small_models: Path) ->
         assert answered[0] > 20
 
 
-def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    go = threading.Event()
-    begun = threading.Event()
-    search = ItemIndex.search
-
-    def held(self: ItemIndex, *arguments: object, **named: object) -> object:
-        begun.set()
-        go.wait(20)
-        return search(self, *arguments, **named)  # type: ignore[arg-type]  # passed through
-
-    monkeypatch.setattr(ItemIndex, "search", held)
+def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, slow_search: HeldSearch) -> None:
     answers: list[Recommendations] = []
     states: list[int] = []
     with serving(small_models) as app, Client(app.address, timeout_seconds=20) as client:
         call = threading.Thread(target=lambda: answers.append(client.recommend("u0")))
         call.start()
-        begun.wait(20)
+        slow_search.begun.wait(20)
         with grpc.insecure_channel(app.address) as channel:
             watch = health_pb2_grpc.HealthStub(channel).Watch(health_pb2.HealthCheckRequest())
             states.append(next(watch).status)
@@ -82,7 +71,7 @@ def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, m
             time.sleep(0.5)  # long enough for a server that does not wait to have cut the call off
             assert stop.is_alive()
             assert answers == []
-            go.set()
+            slow_search.let_go()
             begun_to_wait = time.monotonic()
             call.join(20)
             stop.join(20)
@@ -92,17 +81,7 @@ def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, m
     assert len(answers[0].items) == 10
 
 
-def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(
-    small_models: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    go = threading.Event()
-    begun = threading.Event()
-
-    def held(*_: object) -> None:
-        begun.set()
-        go.wait(20)
-
-    monkeypatch.setattr(ItemIndex, "search", held)
+def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(small_models: Path, slow_search: HeldSearch) -> None:
     with serving(small_models, grace_seconds=0.3) as app, Client(app.address, timeout_seconds=20) as client:
         failed: list[Exception] = []
 
@@ -114,12 +93,12 @@ def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(
 
         call = threading.Thread(target=ask)
         call.start()
-        begun.wait(20)
+        slow_search.begun.wait(20)
         started = time.monotonic()
         stop = threading.Thread(target=app.stop)
         stop.start()
         call.join(20)
         assert time.monotonic() - started < 5
         assert failed
-        go.set()
+        slow_search.let_go()
         stop.join(20)

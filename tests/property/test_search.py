@@ -1,5 +1,7 @@
 """Search against brute force: any index, any exclusions, any k."""
 
+from collections.abc import Iterator
+
 import faiss
 import numpy as np
 import numpy.typing as npt
@@ -53,6 +55,14 @@ exclusions = st.one_of(
     st.sets(st.integers(0, ITEMS - 1), min_size=ITEMS - 15),
     st.just(set(range(ITEMS))),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def both_ways_of_searching() -> Iterator[None]:
+    """Lets the index be asked for up to half of so small a catalogue, so that it and the scan are both met."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shortlist_server.item_index._SCAN_SHARE", 2)
+        yield
 
 
 def brute_force(query: npt.NDArray[np.float32], k: int, excluded: set[int]) -> list[int]:

@@ -41,7 +41,7 @@ def test_ids_that_share_a_hash_are_told_apart() -> None:
     arrays = id_table(["a", "b", "c"])
     shared = int.from_bytes(hashlib.blake2b(b"c", digest_size=8).digest(), "little")
     arrays["hashes"] = np.full(3, shared, dtype=np.uint64)
-    table = IdTable(**arrays)  # type: ignore[arg-type]
+    table = IdTable(**arrays)  # type: ignore[arg-type]  # arrays of the right types by name
     assert table.row("c") == 2
     assert table.row("a") == UNKNOWN  # its own hash is not there
 

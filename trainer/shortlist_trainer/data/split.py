@@ -44,8 +44,7 @@ def random_holdout(interactions: Interactions, test_share: float, seed: int) -> 
     Raises:
         ConfigError: ``test_share`` is out of its range, or leaves a part empty.
     """
-    if not 0 < test_share < 1:
-        raise ConfigError(f"the test share must lie between 0 and 1, not be {test_share}")
+    _check_share(test_share)
     in_test = np.zeros(len(interactions), dtype=np.bool_)
     chosen = np.random.default_rng(seed).permutation(len(interactions))[: round(len(interactions) * test_share)]
     in_test[chosen] = True
@@ -78,8 +77,7 @@ def stratified_holdout(interactions: Interactions, test_share: float, seed: int)
     """
     if interactions.ratings is None:
         raise ConfigError("a stratified split goes by ratings and the data has none")
-    if not 0 < test_share < 1:
-        raise ConfigError(f"the test share must lie between 0 and 1, not be {test_share}")
+    _check_share(test_share)
     rng = np.random.default_rng(seed)
     in_test = np.zeros(len(interactions), dtype=np.bool_)
     for rating in np.unique(interactions.ratings):
@@ -131,10 +129,14 @@ def time_cut(interactions: Interactions, test_share: float) -> Split:
     """
     if interactions.timestamps is None:
         raise ConfigError("a cut goes by time and the data has no timestamps")
-    if not 0 < test_share < 1:
-        raise ConfigError(f"the test share must lie between 0 and 1, not be {test_share}")
+    _check_share(test_share)
     cut = np.quantile(interactions.timestamps, 1 - test_share, method="lower")
     return _divided(interactions, interactions.timestamps > cut, f"after {int(cut)} s since 1970, {test_share:.0%}")
+
+
+def _check_share(test_share: float) -> None:
+    if not 0 < test_share < 1:
+        raise ConfigError(f"the test share must lie between 0 and 1, not be {test_share}")
 
 
 def _divided(interactions: Interactions, in_test: npt.NDArray[np.bool_], description: str) -> Split:

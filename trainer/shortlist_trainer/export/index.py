@@ -10,8 +10,8 @@ import numpy.typing as npt
 Float32Array = npt.NDArray[np.float32]
 
 EXACT_BELOW_ITEMS = 50_000
-"""Catalogues smaller than this get an exact index. At 64 dimensions a scan of 40,000 items takes under a
-millisecond on one core, so that an approximate index has little to win there and recall to lose."""
+"""Catalogues smaller than this get an exact index. At 64 dimensions a search of 40,000 items takes under a millisecond
+on one core (benchmarks/over_fetch.py), so that an approximate index has little to win there and recall to lose."""
 
 RECALL_CUTOFFS = (10, 100)
 RECALL_QUERIES = 1_000
