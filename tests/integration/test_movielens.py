@@ -10,7 +10,7 @@ import pytest
 from shortlist_client import Client
 from shortlist_trainer.data.dataset import Dataset
 from shortlist_trainer.data.source import load_dataset
-from shortlist_trainer.models import MODELS, parse_settings
+from shortlist_trainer.models import MODELS, fit, parse_settings
 from shortlist_trainer.pipeline import Published, TrainingJob, run
 from tests.running import server_process, shortlist
 from tests.small_world import training_run
@@ -59,7 +59,7 @@ def test_served_scores_are_the_models_own_predictions(
     """The forward pass of the same model, trained again with the same seed, against Score and Recommend."""
     name, _ = published
     model_type = MODELS[name]
-    model = model_type.fit(parse_settings(model_type.config_type, []), dataset.interactions, training_run(SEED))
+    model = fit(model_type, parse_settings(model_type.config_type, []), dataset.interactions, training_run(SEED)).model
     rng = np.random.default_rng(0)
     with Client(address, timeout_seconds=20) as client:
         for user in rng.choice(len(dataset.user_ids), 20, replace=False):

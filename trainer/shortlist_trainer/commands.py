@@ -44,6 +44,9 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         help="publish the evaluated model itself, instead of one trained again on all interactions",
     )
     _add_split_options(train)
+    model_options.add_argument(
+        "--resume", action="store_true", help="go on from the last epoch of an equal run that was stopped or died"
+    )
     train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
     _add_evaluate(commands)
 
@@ -93,6 +96,11 @@ def _add_model_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGr
     options.add_argument("--model", default="ials", metavar="M", help="ials or mf")
     options.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
+    )
+    options.add_argument(
+        "--mixed-precision",
+        action=argparse.BooleanOptionalAction,
+        help="let networks compute in bfloat16; if not given, on a GPU only",
     )
     options.add_argument("--device", default="auto", help="auto (a GPU where there is one), cpu, cuda, cuda:1 …")
     return options
@@ -177,6 +185,8 @@ def _train(options: argparse.Namespace) -> int:
             split=options.split,
             test_share=options.test_share,
             refit=not options.no_refit,
+            resume=options.resume,
+            mixed_precision=options.mixed_precision,
         )
         published = run(job, dataset)
     except (TrainerError, OSError) as error:
@@ -202,6 +212,7 @@ def _evaluate(options: argparse.Namespace) -> int:
             seeds=options.seeds,
             device=options.device,
             test_share=options.test_share,
+            mixed_precision=options.mixed_precision,
         )
         runs = run_evaluation(job, dataset)
         for run in runs:

@@ -5,18 +5,29 @@ import time
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 
 from shortlist_trainer.data.dataset import Dataset, Interactions
-from shortlist_trainer.data.split import Split, divide, k_fold
-from shortlist_trainer.errors import ConfigError, TrainerError
-from shortlist_trainer.evaluation.protocols import EvaluationResult, evaluate
+from shortlist_trainer.data.split import Split, divide, k_fold, validation_holdout
+from shortlist_trainer.errors import ConfigError
+from shortlist_trainer.evaluation.protocols import HEADLINES, PROTOCOLS, EvaluationResult, evaluate, headline
 from shortlist_trainer.export.attributes import attribute_table
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
-from shortlist_trainer.models import MODELS, Model, ModelConfig, TrainingRun, parse_settings
-from shortlist_trainer.progress import Progress
+from shortlist_trainer.models import (
+    MODELS,
+    Checkpoint,
+    Fitted,
+    Model,
+    ModelConfig,
+    TrainingRun,
+    Validation,
+    fit,
+    parse_settings,
+)
+from shortlist_trainer.progress import Progress, stopping_on_interrupt
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,8 @@ class TrainingJob:
             random one where it has none.
         test_share: the share of interactions set aside where the split leaves that open.
         refit: train again on all interactions before publishing.
+        resume: go on from the checkpoints of an equal job that did not end.
+        mixed_precision: networks may compute in bfloat16; None to do so on a GPU.
     """
 
     model: str
@@ -43,6 +56,8 @@ class TrainingJob:
     split: str | None = None
     test_share: float = 0.2
     refit: bool = True
+    resume: bool = False
+    mixed_precision: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -57,6 +72,9 @@ class Published:
 def run(job: TrainingJob, dataset: Dataset) -> Published:
     """Trains, evaluates and publishes a model.
 
+    Ctrl-C ends the training early: the model as it is then, or as it was at its best where it is validated, is
+    evaluated and published, and an equal job with ``resume`` goes on from the last epoch's checkpoint.
+
     Raises:
         TrainerError: the data or a setting does not allow it; nothing is published.
     """
@@ -65,41 +83,71 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     device = choose_device(job.device)
     attribute_table(dataset.item_attributes, dataset.interactions.item_popularity())  # refused now, not after training
     split = divide(dataset, job.split or default_split(dataset), job.test_share, job.seed)
+    checkpoints = [job.models_dir / ".checkpoints" / f"{job.model}-{part}.safetensors" for part in ("split", "all")]
+    if job.resume and not any(path.exists() for path in checkpoints):
+        _say(f"no run to resume in {checkpoints[0].parent}; starting with the first epoch")
+    training = TrainingRun(
+        device, job.seed, mixed_precision=_mixed(job, device), checkpoint=Checkpoint(checkpoints[0], job.resume)
+    )
     _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
-    model = _fit(model_type, config, split.train, TrainingRun(device, job.seed, Progress("train")))
-    evaluation = evaluate(model, split)
-    if job.refit:
+    fitted = _train(model_type, config, split.train, training, model_type.protocol)
+    evaluation = evaluate(fitted.model, split)
+    model, stopped, refit = fitted.model, fitted.stopped, False
+    if job.refit and not stopped:
         _say(f"training again on all {len(dataset.interactions):,} interactions")
-        again = TrainingRun(device, job.seed, Progress("train on all"))
-        model = _fit(model_type, config, dataset.interactions, again)
+        again = replace(
+            training,
+            progress=Progress("train on all"),
+            checkpoint=Checkpoint(checkpoints[1], job.resume),
+            last_epoch=fitted.history.best_epoch,
+        )
+        on_all = _fit(model_type, config, dataset.interactions, again)
+        stopped = on_all.stopped
+        if not stopped:  # half a training on all interactions is no better than a whole one on most of them
+            model, refit = on_all.model, True
     _say("building and measuring the indexes")
     embeddings = model.embeddings()
     items, neighbours = build_indexes(embeddings, job.seed)
     export = Export(
         model_name=job.model,
-        hyperparameters=asdict(config) | {"seed": job.seed},
+        hyperparameters=asdict(model.config) | {"seed": job.seed},
         embeddings=embeddings,
         # What was held out and never trained on is neither seen nor counted.
-        dataset=dataset if job.refit else replace(dataset, interactions=split.train, given_split=None),
+        dataset=dataset if refit else replace(dataset, interactions=split.train, given_split=None),
         evaluation=evaluation,
-        refit_on_all=job.refit,
+        refit_on_all=refit,
         items=items,
         neighbours=neighbours,
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
+    if stopped:
+        _say("the same command with --resume goes on from where it was stopped")
+    else:
+        for path in checkpoints:
+            path.unlink(missing_ok=True)
     return Published(version, job.models_dir / str(version), evaluation)
 
 
-def _fit(model_type: type[Model], config: ModelConfig, interactions: Interactions, run: TrainingRun) -> Model:
-    """Trains a model; what torch cannot do becomes a TrainerError with advice."""
-    try:
-        return model_type.fit(config, interactions, run)
-    except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch has it and does not list it
-        raise TrainerError(f"the least squares have no solution ({error}); raise regularization") from error
-    except RuntimeError as error:
-        if "memory" not in str(error):
-            raise
-        raise TrainerError(f"there is not enough memory on {run.device}; lower embedding_size") from error
+def _train(
+    model_type: type[Model[Any]], config: ModelConfig, interactions: Interactions, run: TrainingRun, protocol: str
+) -> Fitted:
+    """Trains a model; where the configuration has patience, on a part, the rest saying which epoch is best."""
+    if config.patience == 0:
+        return _fit(model_type, config, interactions, run)
+    split = validation_holdout(interactions, protocol, config.validation_share, run.seed)
+    _say(f"of these, {len(split.test):,} for validation ({split.description})")
+    metric, higher_is_better = HEADLINES[protocol]
+    validation = Validation(metric, higher_is_better, lambda model: headline(model, split, protocol, run.seed))
+    return _fit(model_type, config, split.train, replace(run, validation=validation))
+
+
+def _fit(model_type: type[Model[Any]], config: ModelConfig, interactions: Interactions, run: TrainingRun) -> Fitted:
+    with stopping_on_interrupt("shortlist: stopping; once more to end at once and keep nothing"):
+        return fit(model_type, config, interactions, run)
+
+
+def _mixed(job: "TrainingJob | EvaluationJob", device: torch.device) -> bool:
+    return device.type == "cuda" if job.mixed_precision is None else job.mixed_precision
 
 
 def default_split(dataset: Dataset, protocol: str | None = None) -> str:
@@ -122,6 +170,7 @@ class EvaluationJob:
         seeds: train and judge once with each.
         device: "auto" for a GPU where there is one, or a torch device.
         test_share: the share of interactions set aside where the split leaves that open.
+        mixed_precision: networks may compute in bfloat16; None to do so on a GPU.
     """
 
     model: str
@@ -132,6 +181,7 @@ class EvaluationJob:
     seeds: Sequence[int] = (42,)
     device: str = "auto"
     test_share: float = 0.2
+    mixed_precision: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -159,6 +209,8 @@ def run_evaluation(job: EvaluationJob, dataset: Dataset) -> list[EvaluationRun]:
     config = parse_settings(model_type.config_type, job.settings)
     device = choose_device(job.device)
     protocol = job.protocol or model_type.protocol
+    if protocol not in PROTOCOLS:
+        raise ConfigError(f"there is no protocol {protocol!r}; there are {', '.join(PROTOCOLS)}")
     runs = []
     for seed in job.seeds:
         splits: list[Split]
@@ -169,9 +221,12 @@ def run_evaluation(job: EvaluationJob, dataset: Dataset) -> list[EvaluationRun]:
         for split in splits:
             _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
             started = time.perf_counter()
-            model = _fit(model_type, config, split.train, TrainingRun(device, seed, Progress("train")))
+            training = TrainingRun(device, seed, mixed_precision=_mixed(job, device))
+            fitted = _train(model_type, config, split.train, training, protocol)
             seconds = time.perf_counter() - started
-            runs.append(EvaluationRun(seed, seconds, evaluate(model, split, protocol, seed)))
+            runs.append(EvaluationRun(seed, seconds, evaluate(fitted.model, split, protocol, seed)))
+            if fitted.stopped:
+                return runs
     return runs
 
 

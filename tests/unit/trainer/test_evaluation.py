@@ -2,7 +2,6 @@
 
 import math
 from dataclasses import replace
-from typing import Self
 
 import numpy as np
 import numpy.typing as npt
@@ -29,8 +28,8 @@ from shortlist_trainer.evaluation.ranking import (
     recall_at,
     reciprocal_rank_at,
 )
-from shortlist_trainer.models import MODELS, Embeddings, Model, ModelConfig, TrainingRun
-from shortlist_trainer.models.base import RowArray
+from shortlist_trainer.models import MODELS, Embeddings, fit
+from shortlist_trainer.models.base import Recommender, RowArray
 from shortlist_trainer.models.mf import MatrixFactorizationConfig
 from tests.small_world import checkerboard, dataset_of, random_dataset, training_run
 
@@ -115,7 +114,9 @@ def test_rmse_and_mae_by_hand() -> None:
     interactions = dataset_of([("a", "x", 1), ("a", "y", 2), ("b", "x", 4), ("b", "y", 5)]).interactions
     in_test = np.array([False, True, False, True])
     split = Split(interactions.select(~in_test), interactions.select(in_test), "by hand")
-    model = MODELS["mf"].fit(MatrixFactorizationConfig(epochs=1, learning_rate=1e-9), split.train, training_run())
+    model = fit(
+        MODELS["mf"], MatrixFactorizationConfig(epochs=1, learning_rate=1e-9), split.train, training_run()
+    ).model
     result = evaluate(model, split)
     # The model predicts hardly more than the mean, 2.5, of the ratings 1 and 4.
     assert result.metrics["rmse"] == pytest.approx(math.sqrt((0.5**2 + 2.5**2) / 2), abs=0.01)
@@ -207,19 +208,13 @@ def test_splits_by_time_need_times() -> None:
             divide_it(interactions)
 
 
-class Fixed(Model):
+class Fixed(Recommender):
     """Predicts what a matrix says."""
 
-    name = "fixed"
     protocol = "full-rank"
 
     def __init__(self, scores: npt.NDArray[np.float32]) -> None:
-        super().__init__(ModelConfig(embedding_size=1, epochs=1, regularization=1))
         self.scores = scores
-
-    @classmethod
-    def fit(cls, config: ModelConfig, interactions: Interactions, run: TrainingRun) -> Self:
-        raise NotImplementedError
 
     def predict(self, users: RowArray, items: RowArray) -> npt.NDArray[np.float32]:
         return np.asarray(self.scores[users, items])

@@ -1,5 +1,7 @@
 """One suite for every model, and each model's own closed forms."""
 
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -8,7 +10,7 @@ from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.data.split import random_holdout
 from shortlist_trainer.errors import ConfigError, DataError, TrainerError
 from shortlist_trainer.evaluation.protocols import evaluate
-from shortlist_trainer.models import MODELS, Model, parse_settings
+from shortlist_trainer.models import MODELS, Model, ModelConfig, fit, parse_settings
 from shortlist_trainer.models.ials import ImplicitALS, ImplicitALSConfig
 from shortlist_trainer.models.mf import MatrixFactorization, MatrixFactorizationConfig
 from tests.small_world import checkerboard, colours, dataset_of, random_dataset, training_run
@@ -19,9 +21,9 @@ SMALL = {
 }
 
 
-def fit(name: str, interactions: Interactions, seed: int = 0) -> Model:
+def trained(name: str, interactions: Interactions, seed: int = 0) -> Model[ModelConfig]:
     model_type = MODELS[name]
-    return model_type.fit(parse_settings(model_type.config_type, SMALL[name]), interactions, training_run(seed))
+    return fit(model_type, parse_settings(model_type.config_type, SMALL[name]), interactions, training_run(seed)).model
 
 
 def test_every_model_is_in_this_suite() -> None:
@@ -32,7 +34,7 @@ def test_every_model_is_in_this_suite() -> None:
 def test_a_model_finds_the_colours_of_a_checkerboard(name: str) -> None:
     dataset = checkerboard()
     interactions = dataset.interactions
-    model = fit(name, interactions)
+    model = trained(name, interactions)
     users, items = np.divmod(np.arange(40 * 30), 30)
     scores = model.predict(users, items).reshape(40, 30)
     same_colour = colours(dataset.user_ids)[:, None] == colours(dataset.item_ids)
@@ -46,7 +48,7 @@ def test_a_model_finds_the_colours_of_a_checkerboard(name: str) -> None:
 
 @pytest.mark.parametrize("name", MODELS)
 def test_published_vectors_give_the_models_own_predictions(name: str, rng: np.random.Generator) -> None:
-    model = fit(name, checkerboard().interactions)
+    model = trained(name, checkerboard().interactions)
     users, items = rng.integers(0, 40, 500), rng.integers(0, 30, 500)
     vectors = model.embeddings()
     bias = 0 if vectors.user_bias is None else vectors.user_bias[users]
@@ -57,7 +59,7 @@ def test_published_vectors_give_the_models_own_predictions(name: str, rng: np.ra
 @pytest.mark.parametrize("name", MODELS)
 def test_equal_seeds_give_equal_models_and_other_seeds_others(name: str) -> None:
     interactions = checkerboard().interactions
-    one, same, other = (fit(name, interactions, seed).embeddings().users for seed in (1, 1, 2))
+    one, same, other = (trained(name, interactions, seed).embeddings().users for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.allclose(one, other)
 
@@ -66,7 +68,7 @@ def test_equal_seeds_give_equal_models_and_other_seeds_others(name: str) -> None
 def test_users_and_items_without_interactions_get_finite_vectors(name: str) -> None:
     interactions = checkerboard().interactions
     kept = (interactions.users != 3) & (interactions.items != 4)
-    vectors = fit(name, interactions.select(kept)).embeddings()
+    vectors = trained(name, interactions.select(kept)).embeddings()
     assert np.isfinite(vectors.users).all()
     assert np.isfinite(vectors.items).all()
     assert np.abs(vectors.users[3, : vectors.users.shape[1] - vectors.bias_columns]).max() == 0
@@ -76,17 +78,22 @@ def test_users_and_items_without_interactions_get_finite_vectors(name: str) -> N
 def test_a_model_beats_its_baselines(name: str) -> None:
     dataset = checkerboard(80, 60)
     split = random_holdout(dataset.interactions, 0.2, 0)
-    result = evaluate(fit(name, split.train), split)
+    result = evaluate(trained(name, split.train), split)
     if MODELS[name].protocol == "rating":
         assert result.metrics["rmse"] < min(baseline["rmse"] for baseline in result.baselines.values())
     else:
         assert result.metrics["ndcg@10"] > result.baselines["popular"]["ndcg@10"]
 
 
-def test_ials_solves_its_normal_equations(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("solver", ["cholesky", "conjugate-gradient"])
+def test_ials_solves_its_normal_equations(
+    solver: Literal["cholesky", "conjugate-gradient"], rng: np.random.Generator
+) -> None:
     interactions = random_dataset(30, 40, 8, rng).interactions
-    config = ImplicitALSConfig(embedding_size=6, epochs=3, regularization=0.05, unobserved_weight=0.2)
-    vectors = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    config = ImplicitALSConfig(
+        embedding_size=6, epochs=3, regularization=0.05, unobserved_weight=0.2, solver=solver, solver_steps=20
+    )
+    vectors = fit(ImplicitALS, config, interactions, training_run()).model.embeddings()
     items = vectors.items.astype(np.float64)
     for user in range(30):
         touched = items[interactions.items[interactions.users == user]]
@@ -98,7 +105,7 @@ def test_ials_solves_its_normal_equations(rng: np.random.Generator) -> None:
 def test_ials_minimises_the_loss_it_states(rng: np.random.Generator) -> None:
     interactions = random_dataset(12, 15, 5, rng).interactions
     config = ImplicitALSConfig(embedding_size=3, epochs=200, regularization=0.05, unobserved_weight=0.2)
-    vectors = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    vectors = fit(ImplicitALS, config, interactions, training_run()).model.embeddings()
     users = torch.tensor(vectors.users, dtype=torch.float64, requires_grad=True)
     items = torch.tensor(vectors.items, dtype=torch.float64, requires_grad=True)
     touched = torch.zeros(12, 15, dtype=torch.float64)
@@ -119,10 +126,10 @@ def test_ials_does_not_depend_on_how_its_rows_are_grouped(
     rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     interactions = random_dataset(50, 60, 12, rng).interactions
-    config = ImplicitALSConfig(embedding_size=5, epochs=2)
-    in_one = ImplicitALS.fit(config, interactions, training_run()).embeddings()
-    monkeypatch.setattr("shortlist_trainer.models.ials._GATHERED_VECTORS", 40)
-    in_many = ImplicitALS.fit(config, interactions, training_run()).embeddings()
+    config = ImplicitALSConfig(embedding_size=5, epochs=2, solver="cholesky")
+    in_one = fit(ImplicitALS, config, interactions, training_run()).model.embeddings()
+    monkeypatch.setattr("shortlist_trainer.models.rows._GATHERED_VECTORS", 40)
+    in_many = fit(ImplicitALS, config, interactions, training_run()).model.embeddings()
     np.testing.assert_allclose(in_many.users, in_one.users, atol=1e-5)
 
 
@@ -130,13 +137,13 @@ def test_mf_without_ratings_says_what_to_do() -> None:
     interactions = checkerboard().interactions
     without = Interactions(interactions.users, interactions.items, None, None, 40, 30)
     with pytest.raises(DataError, match="--model ials"):
-        MatrixFactorization.fit(MatrixFactorizationConfig(), without, training_run())
+        fit(MatrixFactorization, MatrixFactorizationConfig(), without, training_run())
 
 
 def test_mf_that_diverges_stops_with_advice() -> None:
     interactions = dataset_of([("a", "x", 1e30), ("b", "y", -1e30), ("a", "y", 1e30), ("b", "x", 3)]).interactions
     with pytest.raises(TrainerError, match="lower learning_rate"):
-        MatrixFactorization.fit(MatrixFactorizationConfig(learning_rate=1e30), interactions, training_run())
+        fit(MatrixFactorization, MatrixFactorizationConfig(learning_rate=1e30), interactions, training_run())
 
 
 @pytest.mark.parametrize(

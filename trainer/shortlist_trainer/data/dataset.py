@@ -56,6 +56,10 @@ class Interactions:
         np.cumsum(np.bincount(self.users, minlength=self.user_count), out=offsets[1:])
         return offsets
 
+    def pair_codes(self) -> Int64Array:
+        """(n,) one number for each (user, item), ascending."""
+        return self.users.astype(np.int64) * self.item_count + self.items
+
     def item_popularity(self) -> Int64Array:
         """(item_count,) how many users interacted with each item."""
         return np.bincount(self.items, minlength=self.item_count).astype(np.int64)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_trainer.data.dataset import Float32Array, Interactions
+from shortlist_trainer.data.dataset import Float32Array, Int32Array, Interactions
 from shortlist_trainer.data.split import Split
 from shortlist_trainer.errors import ConfigError, DataError
 from shortlist_trainer.evaluation.ranking import (
@@ -19,7 +19,7 @@ from shortlist_trainer.evaluation.ranking import (
     recall_at,
     reciprocal_rank_at,
 )
-from shortlist_trainer.models.base import Model
+from shortlist_trainer.models.base import Recommender
 
 RANKING_CUTOFFS = (10, 20)
 SAMPLED_NEGATIVES = 99
@@ -56,7 +56,7 @@ class EvaluationResult:
     baselines: dict[str, dict[str, float]] = field(default_factory=dict)
 
 
-def evaluate(model: Model, split: Split, protocol: str | None = None, seed: int = 0) -> EvaluationResult:
+def evaluate(model: Recommender, split: Split, protocol: str | None = None, seed: int = 0) -> EvaluationResult:
     """Judges a model trained on ``split.train`` by ``split.test``.
 
     Args:
@@ -84,7 +84,7 @@ def evaluate(model: Model, split: Split, protocol: str | None = None, seed: int 
     )
 
 
-def rating(model: Model, split: Split, _seed: int) -> Figures:
+def rating(model: Recommender, split: Split, _seed: int) -> Figures:
     """RMSE and MAE of predicted ratings, cold users and items included, beside those of mean ratings."""
     train, test = split.train, split.test
     if train.ratings is None or test.ratings is None:
@@ -105,10 +105,11 @@ def _errors(predicted: Float32Array, truth: Float32Array) -> dict[str, float]:
     return {"rmse": float(np.sqrt(np.mean(difference**2))), "mae": float(np.abs(difference).mean())}
 
 
-def full_rank(model: Model, split: Split, seed: int) -> Figures:
+def full_rank(model: Recommender, split: Split, seed: int) -> Figures:
     """Recall, NDCG and hit rate with every item ranked, training items left out, beside recommending the popular.
 
-    Each user with at least one test item that training knows counts once. Cold users and items are left out.
+    Each user with at least one test item that training knows counts once. Cold users and items are left out. A model
+    with a ranker is judged by its ranker; what its published vectors alone would rank stands beside it.
     """
     rng = np.random.default_rng(seed)
     popularity = split.train.item_popularity().astype(np.float32)
@@ -119,13 +120,28 @@ def full_rank(model: Model, split: Split, seed: int) -> Figures:
     def at_random(users: npt.NDArray[np.int64]) -> Float32Array:
         return rng.random((len(users), split.train.item_count), dtype=np.float32)
 
-    return rank_all_items(_by_model(model), split), {
+    baselines = {
         "popular": rank_all_items(by_popularity, split),
         "random": rank_all_items(at_random, split),
     }
+    if model.ranker() is not None:
+        baselines["vectors alone"] = rank_all_items(_by_vectors(model), split)
+    return rank_all_items(_by_model(model, split.train.item_count), split), baselines
 
 
-def _by_model(model: Model) -> ScoreUsers:
+def _by_model(model: Recommender, item_count: int) -> ScoreUsers:
+    if model.ranker() is None:
+        return _by_vectors(model)
+    items = np.arange(item_count)
+
+    def score_users(users: npt.NDArray[np.int64]) -> Float32Array:
+        pairs = model.predict(np.repeat(users, len(items)), np.tile(items, len(users)))
+        return pairs.reshape(len(users), len(items))
+
+    return score_users
+
+
+def _by_vectors(model: Recommender) -> ScoreUsers:
     vectors = model.embeddings()
 
     def score_users(users: npt.NDArray[np.int64]) -> Float32Array:
@@ -134,7 +150,7 @@ def _by_model(model: Model) -> ScoreUsers:
     return score_users
 
 
-def leave_one_out(model: Model, split: Split, seed: int) -> Figures:
+def leave_one_out(model: Recommender, split: Split, seed: int) -> Figures:
     """HR@10 and NDCG@10 of each user's test item among negatives (He et al. 2017), the full ranking's beside them.
 
     Negatives are those of the split, or 99 drawn uniformly from the items the user never touched. Items of equal score
@@ -144,26 +160,41 @@ def leave_one_out(model: Model, split: Split, seed: int) -> Figures:
     Raises:
         DataError: a user has several test items, or none is known from training.
     """
-    test = split.test.select(~split.cold())
-    if len(test) == 0 or len(np.unique(test.users)) < len(test):
-        raise DataError("leave-one-out needs one test item a user, of users and items that training knows")
-    rng = np.random.default_rng(seed)
-    candidates = _candidates(test, split, rng)  # (users, 1 + negatives) item rows, the test item first
-    users = np.repeat(test.users, candidates.shape[1])
-
-    def metrics_of(score_pairs: Callable[[npt.NDArray[np.int32], npt.NDArray[np.int32]], Float32Array]) -> Metrics:
-        scores = score_pairs(users, candidates.ravel()).reshape(candidates.shape)
-        ties = (scores[:, 1:] == scores[:, :1]).sum(1)
-        ahead = (scores[:, 1:] > scores[:, :1]).sum(1) + rng.integers(0, ties + 1)
-        hits = np.arange(max(candidates.shape[1], 10)) == ahead[:, None]  # (users, places)
-        return {"hr@10": hit_rate_at(hits, 10), "ndcg@10": ndcg_at(hits, np.ones(len(hits), dtype=np.int64), 10)}
-
     popularity = split.train.item_popularity().astype(np.float32)
-    full = rank_all_items(_by_model(model), split)
-    return metrics_of(model.predict) | {"full_hr@10": full["hr@10"], "full_ndcg@10": full["ndcg@10"]}, {
-        "popular": metrics_of(lambda _, items: popularity[items]),
-        "random": metrics_of(lambda _, items: rng.random(len(items), dtype=np.float32)),
+    rng = np.random.default_rng(seed)
+    among = _SampledRanking(split, rng)
+    full = rank_all_items(_by_model(model, split.train.item_count), split)
+    baselines = {
+        "popular": among.metrics_of(lambda _, items: popularity[items]),
+        "random": among.metrics_of(lambda _, items: rng.random(len(items), dtype=np.float32)),
     }
+    if model.ranker() is not None:
+        vectors = model.embeddings()
+        baselines["vectors alone"] = among.metrics_of(
+            lambda users, items: (vectors.users[users] * vectors.items[items]).sum(axis=1)
+        )
+    metrics = among.metrics_of(model.predict)
+    return metrics | {"full_hr@10": full["hr@10"], "full_ndcg@10": full["ndcg@10"]}, baselines
+
+
+class _SampledRanking:
+    """Each user's test item among negatives."""
+
+    def __init__(self, split: Split, rng: np.random.Generator) -> None:
+        test = split.test.select(~split.cold())
+        if len(test) == 0 or len(np.unique(test.users)) < len(test):
+            raise DataError("leave-one-out needs one test item a user, of users and items that training knows")
+        self._rng = rng
+        self._items = _candidates(test, split, rng)  # (users, 1 + negatives) item rows, the test item first
+        self._users = np.repeat(test.users, self._items.shape[1])
+
+    def metrics_of(self, score_pairs: Callable[[Int32Array, Int32Array], Float32Array]) -> Metrics:
+        """HR@10 and NDCG@10 of anything that scores pairs of user and item rows (n,)."""
+        scores = score_pairs(self._users, self._items.ravel()).reshape(self._items.shape)
+        ties = (scores[:, 1:] == scores[:, :1]).sum(1)
+        ahead = (scores[:, 1:] > scores[:, :1]).sum(1) + self._rng.integers(0, ties + 1)
+        hits = np.arange(max(self._items.shape[1], 10)) == ahead[:, None]  # (users, places)
+        return {"hr@10": hit_rate_at(hits, 10), "ndcg@10": ndcg_at(hits, np.ones(len(hits), dtype=np.int64), 10)}
 
 
 def _candidates(test: Interactions, split: Split, rng: np.random.Generator) -> npt.NDArray[np.int32]:
@@ -255,8 +286,23 @@ def _pairs(
     return positions, interactions.items[np.repeat(offsets[users], lengths) + within]
 
 
-PROTOCOLS: dict[str, Callable[[Model, Split, int], Figures]] = {
+PROTOCOLS: dict[str, Callable[[Recommender, Split, int], Figures]] = {
     "rating": rating,
     "full-rank": full_rank,
     "leave-one-out": leave_one_out,
 }
+
+
+HEADLINES = {"rating": ("rmse", False), "full-rank": ("ndcg@20", True), "leave-one-out": ("ndcg@10", True)}
+"""Protocol to the metric that models are chosen by, and whether more of it is better."""
+
+
+def headline(model: Recommender, split: Split, protocol: str, seed: int) -> float:
+    """The headline metric of a protocol alone, without baselines: quick enough for every epoch."""
+    match protocol:
+        case "rating":
+            assert split.test.ratings is not None
+            return _errors(model.predict(split.test.users, split.test.items), split.test.ratings)["rmse"]
+        case "leave-one-out":
+            return _SampledRanking(split, np.random.default_rng(seed)).metrics_of(model.predict)["ndcg@10"]
+    return rank_all_items(_by_model(model, split.train.item_count), split)["ndcg@20"]

@@ -1,18 +1,23 @@
-"""What every model offers to evaluation and export."""
+"""What every model offers to training, evaluation and export."""
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
-from typing import ClassVar, Literal, Self
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import ClassVar, Generic, Literal, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import torch
+from torch import Tensor
 
 from shortlist_trainer.data.dataset import Interactions
-from shortlist_trainer.progress import Progress
+from shortlist_trainer.models.config import ModelConfig
+from shortlist_trainer.progress import Bar, Progress
 
 Float32Array = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.integer]
+State = dict[str, Tensor]
 
 
 @dataclass(frozen=True)
@@ -39,58 +44,24 @@ class Embeddings:
     bias_columns: int = 0
 
 
-@dataclass(frozen=True, kw_only=True)
-class ModelConfig:
-    """Hyper-parameters that every model has; ``--set NAME=VALUE`` changes one."""
-
-    embedding_size: int
-    """Columns of the user and item embeddings."""
-
-    epochs: int
-    """Passes over the training interactions."""
-
-    regularization: float
-    """Weight of the squared norms of the parameters in the loss."""
-
-
 @dataclass(frozen=True)
-class TrainingRun:
-    """What a training run is given beside data and hyper-parameters.
+class Ranker:
+    """The network of a model whose scores are no inner product, for re-ranking what the index found.
 
     Attributes:
-        device: where the parameters live and the work is done.
-        seed: equal seeds give equal models on the CPU.
-        progress: told of every step.
+        architecture: what reads the tensors, such as "neumf".
+        tensors: name to float32 tensor; docs/model-format.md says what each is.
     """
 
-    device: torch.device
-    seed: int
-    progress: Progress
+    architecture: str
+    tensors: Mapping[str, npt.NDArray[np.float32]]
 
 
-class Model(ABC):
-    """A recommender that ends as one user and one item embedding."""
-
-    name: ClassVar[str]
-    """What ``--model`` calls it."""
+class Recommender(ABC):
+    """Scores pairs of users and items."""
 
     protocol: ClassVar[Literal["rating", "full-rank"]]
     """The evaluation that suits what it predicts."""
-
-    config_type: ClassVar[type[ModelConfig]]
-
-    def __init__(self, config: ModelConfig) -> None:
-        self.config = config
-
-    @classmethod
-    @abstractmethod
-    def fit(cls, config: ModelConfig, interactions: Interactions, run: TrainingRun) -> Self:
-        """Trains a model.
-
-        Raises:
-            DataError: the interactions lack what the model learns from.
-            ConfigError: a hyper-parameter is out of its range.
-        """
 
     @abstractmethod
     def predict(self, users: RowArray, items: RowArray) -> Float32Array:
@@ -106,4 +77,118 @@ class Model(ABC):
 
     @abstractmethod
     def embeddings(self) -> Embeddings:
-        """The vectors whose inner product is ``predict``."""
+        """The vectors that are published; their inner product is ``predict`` unless there is a ``ranker``."""
+
+    def ranker(self) -> Ranker | None:
+        """The network whose scores ``predict`` gives, where these are no inner product."""
+        return None
+
+
+@dataclass(frozen=True)
+class Validation:
+    """How a model under training is judged after each epoch, by interactions that it is not trained on.
+
+    Attributes:
+        metric: its name.
+        higher_is_better: False for errors.
+        measure: the model to the metric's value.
+    """
+
+    metric: str
+    higher_is_better: bool
+    measure: Callable[[Recommender], float]
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a run is saved after every epoch.
+
+    Attributes:
+        path: the file.
+        resume: go on from the file if it is there.
+    """
+
+    path: Path
+    resume: bool = False
+
+
+@dataclass(frozen=True)
+class TrainingRun:
+    """What a training run is given beside data and hyper-parameters.
+
+    Attributes:
+        device: where the parameters live and the work is done.
+        seed: equal seeds give equal models on the CPU.
+        progress: told of every step.
+        mixed_precision: networks may compute in bfloat16; parameters and sums stay float32.
+        validation: how the model is judged after each epoch; None not to.
+        checkpoint: where the run is saved; None not to.
+        last_epoch: stop after this epoch of the configured ones; None for all.
+    """
+
+    device: torch.device
+    seed: int
+    progress: Progress = field(default_factory=lambda: Progress("train"))
+    mixed_precision: bool = False
+    validation: Validation | None = None
+    checkpoint: Checkpoint | None = None
+    last_epoch: int | None = None
+
+    def generator(self, *stream: int) -> torch.Generator:
+        """Random numbers on the CPU that depend on nothing but the seed and the numbers of a stream.
+
+        One for each epoch, rather than one for all, so that a resumed run draws what an unbroken one draws.
+        """
+        (derived,) = np.random.SeedSequence((self.seed, *stream)).generate_state(1, np.uint64)
+        return torch.Generator().manual_seed(int(derived))
+
+
+C_co = TypeVar("C_co", bound=ModelConfig, covariant=True)
+
+
+class Model(Recommender, Generic[C_co]):
+    """A recommender that learns by epochs and ends as one user and one item embedding.
+
+    Args:
+        config: hyper-parameters, ``for_data`` already applied.
+        interactions: what it learns from.
+        run: device and seed.
+
+    Raises:
+        DataError: the interactions lack what the model learns from.
+    """
+
+    name: ClassVar[str]
+    """What ``--model`` calls it."""
+
+    config_type: ClassVar[type[ModelConfig]]
+
+    divergence_advice: ClassVar[str]
+    """What to change when the loss is no longer a number."""
+
+    def __init__(self, config: C_co, interactions: Interactions, run: TrainingRun) -> None:
+        self.config = config
+        self.interactions = interactions
+        self.run = run
+
+    @abstractmethod
+    def train_epoch(self, epoch: int, bar: Bar) -> float:
+        """Learns from every interaction once.
+
+        All that is random must come from ``run.generator(epoch)``, so that a run can go on from a checkpoint.
+
+        Args:
+            epoch: 1 is the first.
+            bar: advanced by ``len(interactions)`` in all; it raises ``StopRequested`` when the user wants to stop.
+
+        Returns:
+            The mean training loss, in the model's own unit.
+        """
+
+    @abstractmethod
+    def state(self) -> State:
+        """All that later epochs depend on: parameters and the optimiser's memory, not copied."""
+
+    @abstractmethod
+    def load_state(self, state: State) -> None:
+        """Goes back to a state that this kind of model gave, on any device."""

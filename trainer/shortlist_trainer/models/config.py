@@ -1,12 +1,92 @@
-"""Hyper-parameters from the command line."""
+"""Hyper-parameters: those that models share, and reading them from the command line."""
 
 import math
-from collections.abc import Iterable
-from dataclasses import fields
-from typing import Any, TypeVar, get_type_hints
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, fields
+from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
+from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.errors import ConfigError
-from shortlist_trainer.models.base import ModelConfig
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModelConfig:
+    """Hyper-parameters that every model has; ``--set NAME=VALUE`` changes one."""
+
+    embedding_size: int
+    """Columns of the user and item embeddings."""
+
+    epochs: int
+    """Passes over the training interactions."""
+
+    regularization: float
+    """Weight of the squared norms of the parameters in the loss."""
+
+    patience: int = 0
+    """Stop after this many epochs without a better validation metric and keep the best; 0 trains all epochs."""
+
+    validation_share: float = 0.1
+    """The share of the training interactions that the validation metric is measured on, if patience is above 0."""
+
+    def __post_init__(self) -> None:
+        require(self.embedding_size >= 1, "embedding_size", "at least 1", self.embedding_size)
+        require(self.epochs >= 1, "epochs", "at least 1", self.epochs)
+        require(self.regularization >= 0, "regularization", "at least 0", self.regularization)
+        require(self.patience >= 0, "patience", "at least 0", self.patience)
+        require(0 < self.validation_share < 1, "validation_share", "between 0 and 1", self.validation_share)
+
+    def for_data(self, interactions: Interactions) -> Self:  # noqa: ARG002 # for models whose defaults depend on it
+        """The same with every default filled in that depends on the data."""
+        return self
+
+
+Schedule = Literal["constant", "step", "cosine"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig(ModelConfig):
+    """Hyper-parameters of every model that Adam trains."""
+
+    learning_rate: float
+    """Adam's step size in the first epoch."""
+
+    batch_size: int
+    """Training examples in one step of the optimiser."""
+
+    schedule: Schedule = "cosine"
+    """How the learning rate falls: not at all, by steps, or to zero along half a cosine over all epochs."""
+
+    step_epochs: int = 3
+    """With schedule=step: epochs between two falls."""
+
+    step_factor: float = 0.7
+    """With schedule=step: what the learning rate is multiplied by at each fall."""
+
+    weight_decay: float = 0.0
+    """The share of every parameter, times the learning rate, that each step takes off (Loshchilov & Hutter 2019)."""
+
+    dropout: float = 0.0
+    """The share of inputs that are set to zero at random in training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(self.step_epochs >= 1, "step_epochs", "at least 1", self.step_epochs)
+        require(0 < self.step_factor <= 1, "step_factor", "above 0, at most 1", self.step_factor)
+        require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
+        require(0 <= self.dropout < 1, "dropout", "at least 0, below 1", self.dropout)
+
+    def learning_rate_at(self, progress: float) -> float:
+        """The learning rate after ``progress`` epochs, a fraction counting as far into the next."""
+        match self.schedule:
+            case "constant":
+                return self.learning_rate
+            case "step":
+                return self.learning_rate * self.step_factor ** int(progress / self.step_epochs)
+            case "cosine":
+                return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress / self.epochs))
+
 
 C = TypeVar("C", bound=ModelConfig)
 
@@ -16,25 +96,45 @@ def parse_settings(config_type: type[C], settings: Iterable[str]) -> C:
 
     Args:
         config_type: whose fields are the names that may be set.
-        settings: texts of the form NAME=VALUE.
+        settings: texts of the form NAME=VALUE; of several for one name the last counts.
 
     Raises:
         ConfigError: a name is unknown, or a value is not of the field's type or range.
     """
-    types = get_type_hints(config_type)
-    values: dict[str, Any] = {}
+    values: dict[str, str] = {}
     for setting in settings:
         name, divider, text = setting.partition("=")
         if not divider:
             raise ConfigError(f"--set takes NAME=VALUE, not {setting!r}")
+        values[name] = text
+    return configure(config_type, values)
+
+
+def configure(config_type: type[C], values: Mapping[str, str]) -> C:
+    """A configuration with some hyper-parameters given as texts; raises ConfigError as ``parse_settings`` does."""
+    types = get_type_hints(config_type)
+    parsed: dict[str, Any] = {}
+    for name, text in values.items():
         if name not in types:
             known = ", ".join(f"{field.name}={field.default}" for field in fields(config_type))
             raise ConfigError(f"there is no hyper-parameter {name!r}; there are {known}")
-        try:
-            values[name] = types[name](text)
-        except ValueError as error:
-            raise ConfigError(f"{name} must be of type {types[name].__name__}, not {text!r}") from error
-    return config_type(**values)
+        parsed[name] = _parse(name, text, types[name])
+    return config_type(**parsed)
+
+
+def _parse(name: str, text: str, of_type: Any) -> Any:
+    if get_origin(of_type) is Literal:
+        if text not in get_args(of_type):
+            raise ConfigError(f"{name} must be one of {', '.join(get_args(of_type))}, not {text!r}")
+        return text
+    if of_type is bool:
+        if text not in ("true", "false"):
+            raise ConfigError(f"{name} must be true or false, not {text!r}")
+        return text == "true"
+    try:
+        return of_type(text)
+    except ValueError as error:
+        raise ConfigError(f"{name} must be of type {of_type.__name__}, not {text!r}") from error
 
 
 def require(condition: bool, name: str, rule: str, value: object) -> None:
