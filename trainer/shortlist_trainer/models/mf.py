@@ -96,12 +96,13 @@ class BiasedFactors(nn.Module):
         )
 
 
-def require_ratings(name: str, interactions: Interactions) -> None:
-    """Raises DataError, with what to do, where a model of ratings is given none."""
+def require_ratings(name: str, interactions: Interactions) -> Float32Array:
+    """(n,) the ratings; raises DataError, with what to do, where there are none."""
     if interactions.ratings is None:
         raise DataError(
             f"{name} learns from ratings and the data has none; use --model ials, or name the rating column"
         )
+    return interactions.ratings
 
 
 class MatrixFactorization(GradientModel[MatrixFactorizationConfig]):
@@ -113,8 +114,7 @@ class MatrixFactorization(GradientModel[MatrixFactorizationConfig]):
 
     def __init__(self, config: MatrixFactorizationConfig, interactions: Interactions, run: TrainingRun) -> None:
         super().__init__(config, interactions, run)
-        require_ratings(self.name, interactions)
-        self._ratings = torch.from_numpy(interactions.ratings).to(run.device)
+        self._ratings = torch.from_numpy(require_ratings(self.name, interactions)).to(run.device)
         self._factors = BiasedFactors(interactions, config.embedding_size, config.initial_scale, run.generator(0))
         self._train(self._factors)
 
