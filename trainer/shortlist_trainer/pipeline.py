@@ -13,6 +13,7 @@ from shortlist_trainer.data.split import Split, divide, k_fold
 from shortlist_trainer.errors import ConfigError, TrainerError
 from shortlist_trainer.evaluation.protocols import EvaluationResult, evaluate
 from shortlist_trainer.export.attributes import attribute_table
+from shortlist_trainer.export.clusters import build_clusters, check_cluster_counts
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import MODELS, Model, ModelConfig, TrainingRun, parse_settings
@@ -33,6 +34,8 @@ class TrainingJob:
             random one where it has none.
         test_share: the share of interactions set aside where the split leaves that open.
         refit: train again on all interactions before publishing.
+        user_clusters: how many clusters of users; None chooses.
+        item_clusters: how many clusters of items; None chooses.
     """
 
     model: str
@@ -43,6 +46,8 @@ class TrainingJob:
     split: str | None = None
     test_share: float = 0.2
     refit: bool = True
+    user_clusters: int | None = None
+    item_clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     config = parse_settings(model_type.config_type, job.settings)
     device = choose_device(job.device)
     attribute_table(dataset.item_attributes, dataset.interactions.item_popularity())  # refused now, not after training
+    check_cluster_counts(job.user_clusters, job.item_clusters, dataset)
     split = divide(dataset, job.split or default_split(dataset), job.test_share, job.seed)
     _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
     model = _fit(model_type, config, split.train, TrainingRun(device, job.seed, Progress("train")))
@@ -75,16 +81,20 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     _say("building and measuring the indexes")
     embeddings = model.embeddings()
     items, neighbours = build_indexes(embeddings, job.seed)
+    # What was held out and never trained on is neither seen nor counted.
+    published = dataset if job.refit else replace(dataset, interactions=split.train, given_split=None)
+    _say("grouping users and items into clusters")
+    clusters = build_clusters(embeddings, published.interactions, job.user_clusters, job.item_clusters, job.seed)
     export = Export(
         model_name=job.model,
         hyperparameters=asdict(config) | {"seed": job.seed},
         embeddings=embeddings,
-        # What was held out and never trained on is neither seen nor counted.
-        dataset=dataset if job.refit else replace(dataset, interactions=split.train, given_split=None),
+        dataset=published,
         evaluation=evaluation,
         refit_on_all=job.refit,
         items=items,
         neighbours=neighbours,
+        clusters=clusters,
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     return Published(version, job.models_dir / str(version), evaluation)
