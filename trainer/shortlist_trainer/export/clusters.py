@@ -4,7 +4,7 @@ The vectors are brought to length 1 first, so that near means alike in direction
 2 - 2 * cosine, the measure of SimilarItems (spherical k-means: Dhillon & Modha 2001, "Concept Decompositions for Large
 Sparse Text Data Using Clustering"; here by Lloyd's steps). The length of an embedding tells how much is known of a user
 or how popular an item is, and k-means over the vectors as they are spends its centroids on that: of 1,682 films under
-``ials`` more than half end in one group of the little known.
+``ials`` 762 end in one of ten groups, that of the little known.
 
 Users and items without an interaction were never learned, so they belong to no cluster: their label is -1.
 """
@@ -147,7 +147,7 @@ def cluster(vectors: Float32Array, touched: npt.NDArray[np.bool_], count: int | 
     k, where it is not given, is the one of some between 2 and 50 whose clusters of a sample have the highest mean
     silhouette (Rousseeuw 1987, "Silhouettes: A Graphical Aid to the Interpretation and Validation of Cluster
     Analysis"), provided that this is above ``CLEAR_STRUCTURE``, and else ``USUAL_CLUSTERS``: on embeddings that spread
-    without gaps the silhouette is low everywhere and mostly highest at 2, which tells nothing.
+    without gaps, as real ones do, it is low everywhere, and which number it prefers means nothing.
 
     Args:
         vectors: (n, d) float32.
