@@ -2,6 +2,7 @@
 
 import io
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from shortlist_trainer.data.dataset import Dataset, build_dataset
 from shortlist_trainer.data.rows import Rows
 from shortlist_trainer.evaluation.protocols import EvaluationResult
+from shortlist_trainer.export.clusters import build_clusters
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import TrainingRun
@@ -119,7 +121,52 @@ def random_dataset(users: int, items: int, per_user: int, rng: np.random.Generat
     return dataset_of(pairs, titles([f"i{item}" for item in range(items)]))
 
 
-def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embeddings, name: str = "made") -> Path:
+def two_tastes() -> tuple[Dataset, Embeddings]:
+    """Nine users who like science fiction, four who like romance, and their clusters, to be computed by hand.
+
+    Science fiction fans (each item needs 3 of them): blade 4.0 by 4, alien 4.0 by 3, contact 1.5 by 3; daisy, which two
+    of them gave a 5, and dune have too few. Romantics (2 of them): emma 14/3 by 3, daisy 2.5 by 2; obscure has one.
+    The lurker and the item lost have no interaction left.
+    """
+    ratings: dict[str, dict[str, float]] = {
+        "alien": {"a0": 5, "a1": 4, "a2": 3},
+        "contact": {"a0": 1, "a1": 2, "a7": 1.5},
+        "daisy": {"a0": 5, "a8": 5, "b0": 2, "b1": 3},
+        "blade": {"a3": 4, "a4": 4, "a5": 4, "a6": 4},
+        "emma": {"b0": 4, "b2": 5, "b3": 5},
+        "obscure": {"b1": 5},
+        "dune": {"a1": 2},
+        "lost": {"lurker": 5},
+    }
+    pairs = [(user, item, rating) for item, by_user in ratings.items() for user, rating in by_user.items()]
+    dataset = dataset_of(pairs, titles(list(ratings)))
+    lurker = dataset.interactions.users == dataset.user_ids.index("lurker")
+    romance = {"daisy", "emma", "obscure"}
+
+    def vectors(ids: list[str], second: list[bool]) -> npt.NDArray[np.float32]:
+        # Of many lengths, and each a little off the direction of its taste.
+        return (
+            np.array([[0.1, 1] if taste else [1, 0.01 * place] for place, taste in enumerate(second)], np.float32)
+            * np.geomspace(0.2, 3, len(ids), dtype=np.float32)[:, None]
+        )
+
+    embeddings = Embeddings(
+        vectors(dataset.user_ids, [user.startswith("b") for user in dataset.user_ids]),
+        vectors(dataset.item_ids, [item in romance for item in dataset.item_ids]),
+        score_kind="preference",
+    )
+    return replace(dataset, interactions=dataset.interactions.select(~lurker)), embeddings
+
+
+def publish_embeddings(
+    models_dir: Path,
+    dataset: Dataset,
+    embeddings: Embeddings,
+    name: str = "made",
+    *,
+    user_clusters: int | None = None,
+    item_clusters: int | None = None,
+) -> Path:
     """Publishes embeddings as they are; returns the version's folder."""
     items, neighbours = build_indexes(embeddings, seed=0)
     export = Export(
@@ -131,6 +178,7 @@ def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embedding
         refit_on_all=False,
         items=items,
         neighbours=neighbours,
+        clusters=build_clusters(embeddings, dataset.interactions, user_clusters, item_clusters),
     )
     version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
     return models_dir / str(version)

@@ -9,6 +9,7 @@ with Client("127.0.0.1:50051") as client:
 
 from shortlist_client.client import AsyncClient, Client
 from shortlist_client.errors import (
+    ClusterNotFound,
     DeadlineExceeded,
     InternalError,
     InvalidArgument,
@@ -26,6 +27,8 @@ from shortlist_client.errors import (
 )
 from shortlist_client.results import (
     AttributeValue,
+    Cluster,
+    ClusterKind,
     Fallback,
     Item,
     Model,
@@ -42,6 +45,9 @@ __all__ = [
     "AsyncClient",
     "AttributeValue",
     "Client",
+    "Cluster",
+    "ClusterKind",
+    "ClusterNotFound",
     "DeadlineExceeded",
     "Fallback",
     "InternalError",

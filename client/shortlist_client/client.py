@@ -49,6 +49,8 @@ _RPCS: tuple[Rpc[..., Any, Any, Any], ...] = (
     rpcs.RECOMMEND,
     rpcs.SIMILAR_ITEMS,
     rpcs.SCORE,
+    rpcs.LIST_CLUSTERS,
+    rpcs.GET_CLUSTER,
     rpcs.LIST_MODELS,
     rpcs.GET_MODEL,
 )
@@ -93,6 +95,8 @@ class Client:
     recommend = _blocking(rpcs.RECOMMEND)
     similar_items = _blocking(rpcs.SIMILAR_ITEMS)
     score = _blocking(rpcs.SCORE)
+    list_clusters = _blocking(rpcs.LIST_CLUSTERS)
+    get_cluster = _blocking(rpcs.GET_CLUSTER)
     list_models = _blocking(rpcs.LIST_MODELS)
     get_model = _blocking(rpcs.GET_MODEL)
 
@@ -143,6 +147,8 @@ class AsyncClient:
     recommend = _awaitable(rpcs.RECOMMEND)
     similar_items = _awaitable(rpcs.SIMILAR_ITEMS)
     score = _awaitable(rpcs.SCORE)
+    list_clusters = _awaitable(rpcs.LIST_CLUSTERS)
+    get_cluster = _awaitable(rpcs.GET_CLUSTER)
     list_models = _awaitable(rpcs.LIST_MODELS)
     get_model = _awaitable(rpcs.GET_MODEL)
 

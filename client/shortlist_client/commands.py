@@ -24,7 +24,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     recommend.add_argument("--include-seen", action="store_true", help="also items the user interacted with")
     recommend.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="items to leave out")
     recommend.add_argument(
-        "--fallback", choices=list(Fallback), default=Fallback.NONE, help="when the model does not know the user"
+        "--fallback", choices=list(Fallback), default=Fallback.NONE, help="when the model has no vector for the user"
     )
     _add_asking(recommend, _recommend)
 

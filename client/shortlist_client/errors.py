@@ -5,13 +5,14 @@ ShortlistError
 ├── NotFound
 │   ├── UserNotFound
 │   ├── ItemNotFound
+│   ├── ClusterNotFound
 │   └── ModelNotFound
 ├── Unavailable          no server, or no model ready yet
 ├── ResourceExhausted    too many requests are waiting
 ├── DeadlineExceeded     no answer within the client's timeout
 ├── Unauthenticated
 ├── PermissionDenied
-├── Unimplemented        the server cannot do what was asked
+├── Unimplemented        the server, or its model, cannot do what was asked
 ├── InternalError        anything unforeseen in the server
 └── UnexpectedStatus     a status that Shortlist does not send
 """
@@ -81,6 +82,10 @@ class ItemNotFound(NotFound):
     """The model knows no such item."""
 
 
+class ClusterNotFound(NotFound):
+    """The model has no such cluster, or the user or item belongs to none."""
+
+
 class ModelNotFound(NotFound):
     """The server has no such version or label."""
 
@@ -121,7 +126,7 @@ class PermissionDenied(ShortlistError):
 
 
 class Unimplemented(ShortlistError):
-    """The server cannot do what was asked."""
+    """The server, or its model, cannot do what was asked."""
 
 
 class InternalError(ShortlistError):
@@ -153,7 +158,12 @@ TABLE: Mapping[grpc.StatusCode, type[ShortlistError]] = {
     grpc.StatusCode.INTERNAL: InternalError,
 }
 
-_NOT_FOUND: Mapping[str, type[NotFound]] = {"user": UserNotFound, "item": ItemNotFound, "model": ModelNotFound}
+_NOT_FOUND: Mapping[str, type[NotFound]] = {
+    "user": UserNotFound,
+    "item": ItemNotFound,
+    "cluster": ClusterNotFound,
+    "model": ModelNotFound,
+}
 
 
 def error_of(failed: grpc.RpcError) -> ShortlistError:

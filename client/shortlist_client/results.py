@@ -26,6 +26,7 @@ class Shortfall(StrEnum):
     FILTER = "filter"
     MIN_SCORE = "min_score"
     DIVERSITY = "diversity"
+    SUPPORT = "support"
 
 
 class ModelState(StrEnum):
@@ -39,11 +40,19 @@ class ModelState(StrEnum):
 
 
 class Fallback(StrEnum):
-    """What to answer when the model does not know the user."""
+    """What to answer when the model does not know the user, or knows the id without any interaction."""
 
     NONE = "none"
     POPULAR = "popular"
     CLUSTER = "cluster"
+
+
+class ClusterKind(StrEnum):
+    """What a cluster groups."""
+
+    UNSPECIFIED = "unspecified"
+    USER = "user"
+    ITEM = "item"
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +61,7 @@ class Item:
 
     Attributes:
         id: the id it had in the training data.
-        score: the model's prediction, or the cosine from ``similar_items``.
+        score: the model's prediction; the cosine from ``similar_items``; what a cluster's items are in order of.
         attributes: those that were asked for and that the item has.
     """
 
@@ -66,7 +75,7 @@ class Recommendations:
     """The best items for a user, best first.
 
     Attributes:
-        items: exactly k wherever k allowed items exist.
+        items: exactly k wherever k allowed items exist; from a cluster, wherever so many have enough support.
         model_version: the version that answered.
         source: where the items came from.
         shortfall: why there are fewer than k; None when there are k.
@@ -103,6 +112,26 @@ class Scores:
     """
 
     scores: Sequence[float]
+    model_version: int
+
+
+@dataclass(frozen=True, slots=True)
+class Cluster:
+    """A group of users or items whose embeddings point the same way.
+
+    Attributes:
+        kind: what it groups.
+        label: 0 to the number of clusters of this kind - 1, the largest cluster being 0.
+        size: how many users or items it holds.
+        top_items: best first. Users: the items they rate best, with their mean rating, or where the data has no ratings
+            the share of them who touched the item. Items: the members with the most interactions, with their number.
+        model_version: the version that answered.
+    """
+
+    kind: ClusterKind
+    label: int
+    size: int
+    top_items: Sequence[Item]
     model_version: int
 
 

@@ -14,6 +14,8 @@ from google.protobuf.message import Message
 from shortlist.v1 import common_pb2, model_pb2, recommender_pb2
 from shortlist_client.results import (
     AttributeValue,
+    Cluster,
+    ClusterKind,
     Fallback,
     Item,
     Model,
@@ -68,7 +70,8 @@ def _recommend(
         k: how many items, 1 to 1,000.
         exclude_seen: leave out the items the user interacted with in training.
         exclude_item_ids: more items to leave out, at most 10,000; unknown ids are ignored.
-        fallback: what to answer when the model does not know the user: "none", "popular" or "cluster".
+        fallback: what to answer when the model does not know the user, or knows the id without any interaction: "none",
+            "popular" or "cluster", which is what the largest cluster of users likes best.
         attributes: item attributes to return with each item, such as "title".
         model_version: the version that shall answer; None for the server's default.
         model_label: the label of the version that shall answer.
@@ -160,6 +163,92 @@ def _score(
     )
 
 
+def _list_clusters(
+    kind: ClusterKind | str,
+    *,
+    k: int = 10,
+    attributes: Sequence[str] = (),
+    model_version: int | None = None,
+    model_label: str | None = None,
+) -> recommender_pb2.ListClustersRequest:
+    """Every cluster of users or of items.
+
+    Args:
+        kind: "user" or "item".
+        k: how many top items of each cluster, 1 to 1,000, and at most 10,000 in all clusters together.
+        attributes: item attributes to return with each item, such as "title".
+        model_version: the version that shall answer; None for the server's default.
+        model_label: the label of the version that shall answer.
+
+    Returns:
+        A list of Cluster, in the order of their labels: the largest first.
+
+    Raises:
+        Unimplemented: the model was published without clusters.
+        ModelNotFound: the server has no such version or label.
+        InvalidArgument: an argument is outside its limits.
+        ShortlistError: any other failure; see shortlist_client.errors.
+    """
+    return recommender_pb2.ListClustersRequest(
+        kind=_cluster_kind(kind),
+        k=k,
+        attributes=_several("attributes", attributes),
+        model=_selector(model_version, model_label),
+    )
+
+
+def _get_cluster(
+    kind: ClusterKind | str,
+    *,
+    label: int | None = None,
+    member_id: str | None = None,
+    k: int = 10,
+    exclude_seen: bool = True,
+    attributes: Sequence[str] = (),
+    model_version: int | None = None,
+    model_label: str | None = None,
+) -> recommender_pb2.GetClusterRequest:
+    """One cluster of users or of items, by its label or by one of its members.
+
+    Args:
+        kind: "user" or "item".
+        label: the cluster's label; give this or ``member_id``.
+        member_id: the id of a user or of an item, as ``kind`` says.
+        k: how many top items, 1 to 1,000.
+        exclude_seen: with a user's ``member_id``, leave out the items that this user interacted with in training, so
+            that the top items are recommendations.
+        attributes: item attributes to return with each item, such as "title".
+        model_version: the version that shall answer; None for the server's default.
+        model_label: the label of the version that shall answer.
+
+    Returns:
+        Cluster.
+
+    Raises:
+        ClusterNotFound: there is no such cluster, or the member has no interactions and so no cluster.
+        UserNotFound: the model does not know the user.
+        ItemNotFound: the model does not know the item.
+        Unimplemented: the model was published without clusters.
+        ModelNotFound: the server has no such version or label.
+        InvalidArgument: an argument is outside its limits.
+        ShortlistError: any other failure; see shortlist_client.errors.
+    """
+    if (label is None) == (member_id is None):
+        raise ValueError("give label or member_id, and not both")
+    request = recommender_pb2.GetClusterRequest(
+        kind=_cluster_kind(kind),
+        k=k,
+        exclude_seen=exclude_seen,
+        attributes=_several("attributes", attributes),
+        model=_selector(model_version, model_label),
+    )
+    if member_id is not None:
+        request.member_id = member_id
+    elif label is not None:
+        request.label = label
+    return request
+
+
 def _list_models() -> model_pb2.ListModelsRequest:
     """Every version in the server's models folder.
 
@@ -196,6 +285,10 @@ def _several(name: str, values: Sequence[str]) -> Sequence[str]:
     return values
 
 
+def _cluster_kind(kind: ClusterKind | str) -> "recommender_pb2.ClusterKind.ValueType":
+    return recommender_pb2.ClusterKind.Value(f"CLUSTER_KIND_{ClusterKind(kind).name}")
+
+
 def _selector(version: int | None, label: str | None) -> common_pb2.ModelSelector | None:
     if version is not None and label is not None:
         raise ValueError("give model_version or model_label, not both")
@@ -223,6 +316,24 @@ def _to_similar_items(response: recommender_pb2.SimilarItemsResponse) -> Similar
 
 def _to_scores(response: recommender_pb2.ScoreResponse) -> Scores:
     return Scores(scores=list(response.scores), model_version=response.model_version)
+
+
+def _to_clusters(response: recommender_pb2.ListClustersResponse) -> list[Cluster]:
+    return [_to_cluster(cluster, response.model_version) for cluster in response.clusters]
+
+
+def _to_the_cluster(response: recommender_pb2.GetClusterResponse) -> Cluster:
+    return _to_cluster(response.cluster, response.model_version)
+
+
+def _to_cluster(cluster: recommender_pb2.Cluster, model_version: int) -> Cluster:
+    return Cluster(
+        kind=_enum(ClusterKind, "CLUSTER_KIND_", recommender_pb2.ClusterKind.items(), cluster.kind),
+        label=cluster.label,
+        size=cluster.size,
+        top_items=_items(cluster.top_items),
+        model_version=model_version,
+    )
 
 
 def _to_models(response: model_pb2.ListModelsResponse) -> list[Model]:
@@ -280,5 +391,7 @@ SIMILAR_ITEMS = Rpc(
     f"{_RECOMMENDER}SimilarItems", _similar_items, recommender_pb2.SimilarItemsResponse, _to_similar_items
 )
 SCORE = Rpc(f"{_RECOMMENDER}Score", _score, recommender_pb2.ScoreResponse, _to_scores)
+LIST_CLUSTERS = Rpc(f"{_RECOMMENDER}ListClusters", _list_clusters, recommender_pb2.ListClustersResponse, _to_clusters)
+GET_CLUSTER = Rpc(f"{_RECOMMENDER}GetCluster", _get_cluster, recommender_pb2.GetClusterResponse, _to_the_cluster)
 LIST_MODELS = Rpc(f"{_MODELS}ListModels", _list_models, model_pb2.ListModelsResponse, _to_models)
 GET_MODEL = Rpc(f"{_MODELS}GetModel", _get_model, model_pb2.GetModelResponse, _to_details)

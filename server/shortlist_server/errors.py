@@ -3,9 +3,11 @@
 QueryError
 ├── InvalidField            a field outside its stated limits
 ├── NotSupported            a field or method that this server cannot do
+│   └── NoClusters          a model that was published without clusters
 ├── NotFound
 │   ├── UserNotFound
 │   ├── ItemNotFound
+│   ├── ClusterNotFound
 │   └── ModelNotFound
 ├── NoModelReady
 ├── QueueFull
@@ -48,6 +50,13 @@ class NotSupported(QueryError):
         super().__init__(f"{what} is not supported by this server")
 
 
+class NoClusters(NotSupported):
+    """A question about clusters to a model that was published without them."""
+
+    def __init__(self) -> None:
+        QueryError.__init__(self, "the model has no clusters; one that is trained again will have them")
+
+
 class NotFound(QueryError):
     """A named thing that does not exist.
 
@@ -80,6 +89,12 @@ class ItemNotFound(NotFound):
 
     def __init__(self, item_id: str) -> None:
         super().__init__(item_id, f"the model knows no item {shown(item_id)}")
+
+
+class ClusterNotFound(NotFound):
+    """The model has no such cluster, or the user or item belongs to none."""
+
+    resource_type = "cluster"
 
 
 class ModelNotFound(NotFound):

@@ -11,7 +11,7 @@ import numpy as np
 from google.protobuf import descriptor_pb2
 
 from shortlist.v1 import common_pb2, manifest_pb2, model_pb2, recommender_pb2
-from shortlist_trainer.export.folder import FORMAT_VERSION
+from shortlist_trainer.export.format import FORMAT_VERSION
 from shortlist_trainer.models.base import Embeddings
 from tests.small_world import dataset_of, publish_embeddings, titles
 

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,10 @@ import numpy.typing as npt
 import pytest
 from safetensors.numpy import load_file, save
 
-from shortlist_server.errors import BadModel
-from shortlist_server.model.folder import MANIFEST, REQUIRED, LoadedModel, load_model
+from shortlist_server.errors import BadModel, NoClusters
+from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedModel, load_model
 from shortlist_server.model.store import ModelStore, State
-from shortlist_server.recommend import RecommendQuery, SimilarItemsQuery
+from shortlist_server.recommend import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
 from tests.contract.make_golden import GOLDEN
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
@@ -46,6 +47,20 @@ def test_format_1_still_loads_and_answers_as_computed_by_hand() -> None:
     assert model.manifest.model_name == "golden"
 
 
+def test_a_folder_of_format_1_without_clusters_answers_everything_but_clusters() -> None:
+    recommender = load_model(GOLDEN / "format_1" / "1", "cpu").recommender
+    assert not (GOLDEN / "format_1" / "1" / CLUSTERS).exists()
+    ask: list[Callable[[], object]] = [
+        lambda: recommender.all_clusters(ClusterKind.ITEM, 3),
+        lambda: recommender.cluster(ClusterQuery(ClusterKind.USER, "ann")),
+        lambda: recommender.recommend(RecommendQuery("stranger", fallback=Fallback.CLUSTER)),
+    ]
+    for call in ask:
+        with pytest.raises(NoClusters, match="the model has no clusters; one that is trained again will have them"):
+            call()
+    assert len(recommender.recommend(RecommendQuery("ann", k=2, fallback=Fallback.CLUSTER)).rows) == 2
+
+
 @pytest.mark.parametrize("biased", [False, True])
 def test_what_the_trainer_writes_the_server_reads(tmp_path: Path, rng: np.random.Generator, *, biased: bool) -> None:
     dataset = random_dataset(15, 60, 6, rng)
@@ -64,14 +79,14 @@ def test_what_the_trainer_writes_the_server_reads(tmp_path: Path, rng: np.random
     assert {recall.k: recall.recall for recall in model.manifest.item_index.recalls} == {10: 1.0, 100: 1.0}
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", [*REQUIRED, CLUSTERS])
 def test_a_missing_file_is_refused_by_name(folder: Path, name: str) -> None:
     (folder / name).unlink()
     with pytest.raises(BadModel, match=f"{name} is missing"):
         load_model(folder, "cpu")
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", [*REQUIRED, CLUSTERS])
 def test_a_truncated_file_is_refused_by_name(folder: Path, name: str) -> None:
     content = (folder / name).read_bytes()
     (folder / name).write_bytes(content[:-1])
@@ -79,7 +94,7 @@ def test_a_truncated_file_is_refused_by_name(folder: Path, name: str) -> None:
         load_model(folder, "cpu")
 
 
-@pytest.mark.parametrize("name", REQUIRED)
+@pytest.mark.parametrize("name", [*REQUIRED, CLUSTERS])
 def test_a_flipped_bit_is_refused_by_name(folder: Path, name: str) -> None:
     content = bytearray((folder / name).read_bytes())
     content[len(content) // 2] ^= 1
@@ -160,6 +175,14 @@ def l2_index() -> bytes:
         ("user_ids.safetensors", {"text": np.zeros(3, np.uint8)}, "offsets that do not fit its text"),
         ("item_ids.safetensors", {"rows": np.zeros(3, np.uint32)}, "is for .* rows"),
         ("user_embeddings.safetensors", {"bias": np.zeros(3, np.float32)}, "biases of another length"),
+        ("clusters.safetensors", {"user_labels": np.zeros(29, np.int32)}, "another number of users"),
+        ("clusters.safetensors", {"item_labels": np.zeros(201, np.int32)}, "another number of items"),
+        ("clusters.safetensors", {"user_labels": np.full(30, 3, np.int32)}, "user labels that do not fit its sizes"),
+        ("clusters.safetensors", {"user_labels": np.full(30, -2, np.int32)}, "user labels that do not fit its sizes"),
+        ("clusters.safetensors", {"item_sizes": np.zeros(2, np.int64)}, "another number of item clusters"),
+        ("clusters.safetensors", {"ranked_offsets": np.zeros(3, np.int64)}, "ranks items for another number"),
+        ("clusters.safetensors", {"ranked_offsets": np.full(4, 7, np.int64)}, "offsets that do not fit its items"),
+        ("clusters.safetensors", {"ranked_scores": np.zeros(1, np.float32)}, "offsets that do not fit its items"),
     ],
 )
 def test_files_that_do_not_fit_one_another_are_refused_even_with_right_checksums(
@@ -167,6 +190,26 @@ def test_files_that_do_not_fit_one_another_are_refused_even_with_right_checksums
 ) -> None:
     rewrite(folder, name, tensors_with(folder, name, **change))
     with pytest.raises(BadModel, match=f"{name} .*{message}"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("row", [-1, 200])
+def test_clusters_that_rank_items_which_are_not_there_or_from_offsets_out_of_order_are_refused(
+    folder: Path, row: int
+) -> None:
+    tensors = load_file(folder / CLUSTERS)
+    rewrite(folder, CLUSTERS, tensors_with(folder, CLUSTERS, ranked_offsets=tensors["ranked_offsets"][[0, 2, 1, 3]]))
+    with pytest.raises(BadModel, match="offsets that do not fit its items"):
+        load_model(folder, "cpu")
+    rewrite(folder, CLUSTERS, save(tensors | {"ranked_items": np.full_like(tensors["ranked_items"], row)}))
+    with pytest.raises(BadModel, match="names items that the model lacks"):
+        load_model(folder, "cpu")
+
+
+def test_a_manifest_that_speaks_of_clusters_without_their_file_is_refused(folder: Path) -> None:
+    files = json.loads((folder / MANIFEST).read_text())["files"]
+    change_manifest(folder, files=[entry for entry in files if entry["name"] != CLUSTERS])
+    with pytest.raises(BadModel, match=f"does not list {CLUSTERS}"):
         load_model(folder, "cpu")
 
 

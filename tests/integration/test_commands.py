@@ -139,5 +139,5 @@ def test_asking_where_there_is_no_server_says_so() -> None:
 def test_help_lists_every_command_without_loading_what_they_need() -> None:
     result = shortlist("--help")
     assert result.returncode == 0
-    for command in ("demo", "data", "train", "serve", "health", "recommend", "similar", "models"):
+    for command in ("demo", "data", "train", "serve", "health", "recommend", "similar", "models", "clusters"):
         assert f"    {command}" in result.stdout

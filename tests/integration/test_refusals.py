@@ -18,7 +18,6 @@ from shortlist_client import (
     AsyncClient,
     Client,
     DeadlineExceeded,
-    Fallback,
     InternalError,
     InvalidArgument,
     ItemNotFound,
@@ -26,7 +25,6 @@ from shortlist_client import (
     ModelState,
     ResourceExhausted,
     Unavailable,
-    Unimplemented,
     UserNotFound,
 )
 from shortlist_server.item_index import NO_ROWS, Float32Array, ItemIndex, Neighbours, RowArray
@@ -39,7 +37,11 @@ from tests.running import HeldSearch, serving
 RecommendRequest = recommender_pb2.RecommendRequest
 SimilarItemsRequest = recommender_pb2.SimilarItemsRequest
 ScoreRequest = recommender_pb2.ScoreRequest
+GetClusterRequest = recommender_pb2.GetClusterRequest
+ListClustersRequest = recommender_pb2.ListClustersRequest
 
+USERS = recommender_pb2.CLUSTER_KIND_USER
+ITEMS = recommender_pb2.CLUSTER_KIND_ITEM
 
 LONG = "x" * 1_000_000
 
@@ -70,16 +72,37 @@ HOSTILE = [
     (ScoreRequest(item_ids=["i1"]), "user_id"),
     (ScoreRequest(user_id="u0"), "item_ids"),
     (ScoreRequest(user_id="u0", item_ids=["i1", ""]), "item_ids[1]"),
+    (GetClusterRequest(label=0), "kind"),
+    (GetClusterRequest(kind=99, label=0), "kind"),  # type: ignore[arg-type]  # no such value
+    (GetClusterRequest(kind=USERS), "label"),
+    (GetClusterRequest(kind=USERS, label=-1), "label"),
+    (GetClusterRequest(kind=ITEMS, member_id=""), "member_id"),
+    (GetClusterRequest(kind=USERS, member_id=LONG), "member_id"),
+    (GetClusterRequest(kind=USERS, label=0, k=0), "k"),
+    (GetClusterRequest(kind=USERS, label=0, k=1_001), "k"),
+    (GetClusterRequest(kind=USERS, label=0, attributes=["colour"]), "attributes[0]"),
+    (GetClusterRequest(kind=USERS, label=0, model=common_pb2.ModelSelector(label="")), "model.label"),
+    (ListClustersRequest(), "kind"),
+    (ListClustersRequest(kind=USERS, k=-1), "k"),
+    (ListClustersRequest(kind=ITEMS, k=1_001), "k"),
+    (ListClustersRequest(kind=ITEMS, attributes=["colour"]), "attributes[0]"),
+    (ListClustersRequest(kind=ITEMS, model=common_pb2.ModelSelector(label="")), "model.label"),
 ]
 
 
 @pytest.mark.parametrize(("request_message", "field"), HOSTILE)
 def test_a_field_outside_its_limits_is_named_and_the_next_request_is_answered(
     stub: recommender_pb2_grpc.RecommenderServiceStub,
-    request_message: RecommendRequest | SimilarItemsRequest | ScoreRequest,
+    request_message: RecommendRequest | SimilarItemsRequest | ScoreRequest | GetClusterRequest | ListClustersRequest,
     field: str,
 ) -> None:
-    method = {RecommendRequest: stub.Recommend, SimilarItemsRequest: stub.SimilarItems, ScoreRequest: stub.Score}
+    method = {
+        RecommendRequest: stub.Recommend,
+        SimilarItemsRequest: stub.SimilarItems,
+        ScoreRequest: stub.Score,
+        GetClusterRequest: stub.GetCluster,
+        ListClustersRequest: stub.ListClusters,
+    }
     with pytest.raises(grpc.RpcError) as caught:
         method[type(request_message)](request_message, timeout=5)  # type: ignore[operator]  # the method of the message
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
@@ -99,7 +122,6 @@ NOT_SUPPORTED = [
     RecommendRequest(user_id="u0", offset=3),
     RecommendRequest(user_id="u0", search_effort=2.0),
     RecommendRequest(user_id="u0", diversity=recommender_pb2.Diversity(attribute="genres", max_per_value=1)),
-    RecommendRequest(user_id="u0", fallback=recommender_pb2.FALLBACK_CLUSTER),
 ]
 
 
@@ -119,8 +141,6 @@ def test_methods_not_built_yet_answer_unimplemented(small_server: str) -> None:
         calls: list[Callable[[], object]] = [
             lambda: recommender.BatchRecommend(recommender_pb2.BatchRecommendRequest(), timeout=5),
             lambda: next(iter(recommender.StreamRecommend(iter([]), timeout=5))),
-            lambda: recommender.GetCluster(recommender_pb2.GetClusterRequest(), timeout=5),
-            lambda: recommender.ListClusters(recommender_pb2.ListClustersRequest(), timeout=5),
             lambda: models.LoadModel(model_pb2.LoadModelRequest(version=1), timeout=5),
             lambda: models.UnloadModel(model_pb2.UnloadModelRequest(version=1), timeout=5),
             lambda: models.SetLabel(model_pb2.SetLabelRequest(label="stable", version=1), timeout=5),
@@ -270,7 +290,7 @@ def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: He
     assert len(attempts) == 4
 
 
-@pytest.mark.parametrize("method", ["Recommend", "SimilarItems", "Score"])
+@pytest.mark.parametrize("method", ["Recommend", "SimilarItems", "Score", "GetCluster", "ListClusters"])
 def test_every_search_waits_for_its_turn_and_says_how_long(
     small_models: Path, slow_search: HeldSearch, method: str
 ) -> None:
@@ -278,6 +298,8 @@ def test_every_search_waits_for_its_turn_and_says_how_long(
         "Recommend": RecommendRequest(user_id="u1"),
         "SimilarItems": SimilarItemsRequest(item_ids=["i1"]),
         "Score": ScoreRequest(user_id="u1", item_ids=["i1"]),
+        "GetCluster": GetClusterRequest(kind=ITEMS, label=0),
+        "ListClusters": ListClustersRequest(kind=USERS),
     }
     with serving(small_models, working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
@@ -289,7 +311,7 @@ def test_every_search_waits_for_its_turn_and_says_how_long(
         slow_search.let_go()
         assert working.result().items
         answer = waiting.result()
-        assert method == "Score" or answer.timing.queued_micros > 200_000
+        assert "timing" not in answer.DESCRIPTOR.fields_by_name or answer.timing.queued_micros > 200_000
 
 
 def test_a_string_where_several_are_taken_is_refused(client: Client) -> None:
@@ -297,6 +319,8 @@ def test_a_string_where_several_are_taken_is_refused(client: Client) -> None:
         lambda: client.recommend("u0", exclude_item_ids="i12"),
         lambda: client.recommend("u0", attributes="title"),
         lambda: client.score("u0", "i12"),
+        lambda: client.list_clusters("item", attributes="title"),
+        lambda: client.get_cluster("item", label=0, attributes="title"),
         lambda: client.similar_items("i1", negative_item_ids="i12"),
     ):
         with pytest.raises(TypeError, match="takes several strings"):
@@ -356,11 +380,6 @@ def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(
 def test_the_client_says_that_there_is_no_server() -> None:
     with Client("127.0.0.1:1", timeout_seconds=1) as client, pytest.raises((Unavailable, DeadlineExceeded)):
         client.recommend("u0")
-
-
-def test_unimplemented_has_its_exception(client: Client) -> None:
-    with pytest.raises(Unimplemented):
-        client.recommend("u0", fallback=Fallback.CLUSTER)
 
 
 def test_a_second_server_cannot_take_the_same_port(small_server: str, small_models: Path) -> None:

@@ -1,4 +1,4 @@
-"""The trainer's commands: ``shortlist data``, ``shortlist train`` and ``shortlist evaluate``."""
+"""The trainer's commands: ``shortlist data``, ``train`` and ``evaluate``; ``clusters`` has a module of its own."""
 
 import argparse
 import dataclasses
@@ -8,6 +8,8 @@ import statistics
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
+
+from shortlist_trainer.cluster_commands import add_cluster_commands
 
 # Nothing here imports torch, pandas or FAISS before a command runs, so that `shortlist --help` stays quick.
 if TYPE_CHECKING:
@@ -47,8 +49,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     model_options.add_argument(
         "--resume", action="store_true", help="go on from the last epoch of an equal run that was stopped or died"
     )
+    clusters = train.add_argument_group("clusters", "as many as the data suggests, if not given")
+    clusters.add_argument("--user-clusters", type=int, metavar="K", help="how many clusters of users")
+    clusters.add_argument("--item-clusters", type=int, metavar="K", help="how many clusters of items")
     train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
     _add_evaluate(commands)
+    add_cluster_commands(commands)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -187,6 +193,8 @@ def _train(options: argparse.Namespace) -> int:
             refit=not options.no_refit,
             resume=options.resume,
             mixed_precision=options.mixed_precision,
+            user_clusters=options.user_clusters,
+            item_clusters=options.item_clusters,
         )
         published = run(job, dataset)
     except (TrainerError, OSError) as error:

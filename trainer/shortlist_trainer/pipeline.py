@@ -14,6 +14,7 @@ from shortlist_trainer.data.split import Split, divide, k_fold, validation_holdo
 from shortlist_trainer.errors import ConfigError
 from shortlist_trainer.evaluation.protocols import HEADLINES, PROTOCOLS, EvaluationResult, evaluate, headline
 from shortlist_trainer.export.attributes import attribute_table
+from shortlist_trainer.export.clusters import build_clusters, check_cluster_counts
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import (
@@ -46,6 +47,8 @@ class TrainingJob:
         refit: train again on all interactions before publishing.
         resume: go on from the checkpoints of an equal job that did not end.
         mixed_precision: networks may compute in bfloat16; None to do so on a GPU.
+        user_clusters: how many clusters of users; None chooses.
+        item_clusters: how many clusters of items; None chooses.
     """
 
     model: str
@@ -58,6 +61,8 @@ class TrainingJob:
     refit: bool = True
     resume: bool = False
     mixed_precision: bool | None = None
+    user_clusters: int | None = None
+    item_clusters: int | None = None
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     config = parse_settings(model_type.config_type, job.settings)
     device = choose_device(job.device)
     attribute_table(dataset.item_attributes, dataset.interactions.item_popularity())  # refused now, not after training
+    check_cluster_counts(job.user_clusters, job.item_clusters, dataset)
     split = divide(dataset, job.split or default_split(dataset), job.test_share, job.seed)
     checkpoints = [job.models_dir / ".checkpoints" / f"{job.model}-{part}.safetensors" for part in ("split", "all")]
     if job.resume and not any(path.exists() for path in checkpoints):
@@ -108,16 +114,20 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     _say("building and measuring the indexes")
     embeddings = model.embeddings()
     items, neighbours = build_indexes(embeddings, job.seed)
+    # What was held out and never trained on is neither seen nor counted.
+    published = dataset if refit else replace(dataset, interactions=split.train, given_split=None)
+    _say("grouping users and items into clusters")
+    clusters = build_clusters(embeddings, published.interactions, job.user_clusters, job.item_clusters, job.seed)
     export = Export(
         model_name=job.model,
         hyperparameters=asdict(model.config) | {"seed": job.seed},
         embeddings=embeddings,
-        # What was held out and never trained on is neither seen nor counted.
-        dataset=dataset if refit else replace(dataset, interactions=split.train, given_split=None),
+        dataset=published,
         evaluation=evaluation,
         refit_on_all=refit,
         items=items,
         neighbours=neighbours,
+        clusters=clusters,
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     if stopped:

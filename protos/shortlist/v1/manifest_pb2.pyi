@@ -44,6 +44,30 @@ SCORE_KIND_PREFERENCE: ScoreKind.ValueType  # 2
 """A preference without a unit: only the order matters."""
 global___ScoreKind = ScoreKind
 
+class _ClusterRanking:
+    ValueType = typing.NewType("ValueType", builtins.int)
+    V: typing_extensions.TypeAlias = ValueType
+
+class _ClusterRankingEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTypeWrapper[_ClusterRanking.ValueType], builtins.type):
+    DESCRIPTOR: google.protobuf.descriptor.EnumDescriptor
+    CLUSTER_RANKING_UNSPECIFIED: _ClusterRanking.ValueType  # 0
+    """Not stated."""
+    CLUSTER_RANKING_MEAN_RATING: _ClusterRanking.ValueType  # 1
+    """The mean rating that the cluster's users gave, in the unit of the training data's ratings."""
+    CLUSTER_RANKING_SHARE: _ClusterRanking.ValueType  # 2
+    """The data has no ratings: the share of the cluster's users who touched the item, 0 to 1."""
+
+class ClusterRanking(_ClusterRanking, metaclass=_ClusterRankingEnumTypeWrapper):
+    """By what the items of a user cluster are ranked."""
+
+CLUSTER_RANKING_UNSPECIFIED: ClusterRanking.ValueType  # 0
+"""Not stated."""
+CLUSTER_RANKING_MEAN_RATING: ClusterRanking.ValueType  # 1
+"""The mean rating that the cluster's users gave, in the unit of the training data's ratings."""
+CLUSTER_RANKING_SHARE: ClusterRanking.ValueType  # 2
+"""The data has no ratings: the share of the cluster's users who touched the item, 0 to 1."""
+global___ClusterRanking = ClusterRanking
+
 class _AttributeType:
     ValueType = typing.NewType("ValueType", builtins.int)
     V: typing_extensions.TypeAlias = ValueType
@@ -139,6 +163,7 @@ class ModelManifest(google.protobuf.message.Message):
     TRAINING_DATA_FIELD_NUMBER: builtins.int
     LIBRARIES_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
+    CLUSTERS_FIELD_NUMBER: builtins.int
     format_version: builtins.int
     """Rises whenever an older reader would misread the folder. This is format 1."""
     version: builtins.int
@@ -195,6 +220,10 @@ class ModelManifest(google.protobuf.message.Message):
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelFile]:
         """Every other file of the folder."""
 
+    @property
+    def clusters(self) -> global___ClusterInfo:
+        """What clusters.safetensors holds; absent where the folder has no such file."""
+
     def __init__(
         self,
         *,
@@ -216,9 +245,10 @@ class ModelManifest(google.protobuf.message.Message):
         training_data: global___TrainingData | None = ...,
         libraries: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         files: collections.abc.Iterable[global___ModelFile] | None = ...,
+        clusters: global___ClusterInfo | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "training_data", b"training_data"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["clusters", b"clusters", "created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "training_data", b"training_data"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
 
 global___ModelManifest = ModelManifest
 
@@ -293,6 +323,73 @@ class MeasuredRecall(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["k", b"k", "queries", b"queries", "recall", b"recall"]) -> None: ...
 
 global___MeasuredRecall = MeasuredRecall
+
+@typing.final
+class ClusterInfo(google.protobuf.message.Message):
+    """The clusters of users and of items."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    USERS_FIELD_NUMBER: builtins.int
+    ITEMS_FIELD_NUMBER: builtins.int
+    RANKING_FIELD_NUMBER: builtins.int
+    MINIMUM_SUPPORT_FIELD_NUMBER: builtins.int
+    ranking: global___ClusterRanking.ValueType
+    """By what the items of a user cluster are ranked."""
+    @property
+    def users(self) -> global___Clustering:
+        """The users' clusters."""
+
+    @property
+    def items(self) -> global___Clustering:
+        """The items' clusters."""
+
+    @property
+    def minimum_support(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.int]:
+        """The fewest of a cluster's users who must have touched an item for it to be ranked, the i-th for label i."""
+
+    def __init__(
+        self,
+        *,
+        users: global___Clustering | None = ...,
+        items: global___Clustering | None = ...,
+        ranking: global___ClusterRanking.ValueType = ...,
+        minimum_support: collections.abc.Iterable[builtins.int] | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["items", b"items", "users", b"users"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["items", b"items", "minimum_support", b"minimum_support", "ranking", b"ranking", "users", b"users"]) -> None: ...
+
+global___ClusterInfo = ClusterInfo
+
+@typing.final
+class Clustering(google.protobuf.message.Message):
+    """How one side was clustered."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    COUNT_FIELD_NUMBER: builtins.int
+    CHOSEN_BY_FIELD_NUMBER: builtins.int
+    SILHOUETTE_FIELD_NUMBER: builtins.int
+    UNCLUSTERED_FIELD_NUMBER: builtins.int
+    count: builtins.int
+    """How many clusters."""
+    chosen_by: builtins.str
+    """"given"; "silhouette" where that has a clear best number; "default" where it has none."""
+    silhouette: builtins.float
+    """Mean silhouette over a sample, -1 to 1."""
+    unclustered: builtins.int
+    """How many users or items have no interaction and therefore no cluster."""
+    def __init__(
+        self,
+        *,
+        count: builtins.int = ...,
+        chosen_by: builtins.str = ...,
+        silhouette: builtins.float = ...,
+        unclustered: builtins.int = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["chosen_by", b"chosen_by", "count", b"count", "silhouette", b"silhouette", "unclustered", b"unclustered"]) -> None: ...
+
+global___Clustering = Clustering
 
 @typing.final
 class ItemAttribute(google.protobuf.message.Message):

@@ -9,7 +9,7 @@ Errors are the same everywhere: a gRPC status with google.rpc details that a pro
   UNAVAILABLE         no model is ready yet                    RetryInfo
   RESOURCE_EXHAUSTED  too many requests are waiting            RetryInfo
   DEADLINE_EXCEEDED   the deadline passed before the search began
-  UNIMPLEMENTED       this server cannot do what a field asks
+  UNIMPLEMENTED       this server, or the model, cannot do what is asked
   INTERNAL            anything unforeseen                      RequestInfo with the request id
 """
 
@@ -40,23 +40,29 @@ class _FallbackEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     FALLBACK_UNSPECIFIED: _Fallback.ValueType  # 0
     """The same as FALLBACK_NONE."""
     FALLBACK_NONE: _Fallback.ValueType  # 1
-    """NOT_FOUND."""
+    """NOT_FOUND for a user the model does not know."""
     FALLBACK_POPULAR: _Fallback.ValueType  # 2
     """The items with the most interactions."""
     FALLBACK_CLUSTER: _Fallback.ValueType  # 3
-    """The best-rated items of the user's cluster."""
+    """The best-rated items of the largest user cluster: whoever has no interaction has no cluster of their own.
+    Fewer than k come back where fewer have enough of the cluster's users behind them.
+    """
 
 class Fallback(_Fallback, metaclass=_FallbackEnumTypeWrapper):
-    """What to answer when the model does not know the user."""
+    """What to answer when the model has no vector to go by: it does not know the user, or knows the id without any
+    interaction. Every other user is answered personally.
+    """
 
 FALLBACK_UNSPECIFIED: Fallback.ValueType  # 0
 """The same as FALLBACK_NONE."""
 FALLBACK_NONE: Fallback.ValueType  # 1
-"""NOT_FOUND."""
+"""NOT_FOUND for a user the model does not know."""
 FALLBACK_POPULAR: Fallback.ValueType  # 2
 """The items with the most interactions."""
 FALLBACK_CLUSTER: Fallback.ValueType  # 3
-"""The best-rated items of the user's cluster."""
+"""The best-rated items of the largest user cluster: whoever has no interaction has no cluster of their own.
+Fewer than k come back where fewer have enough of the cluster's users behind them.
+"""
 global___Fallback = Fallback
 
 class _Source:
@@ -72,7 +78,7 @@ class _SourceEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumTyp
     SOURCE_FOLDED_IN: _Source.ValueType  # 2
     """An embedding computed from the request's history."""
     SOURCE_CLUSTER: _Source.ValueType  # 3
-    """The user's cluster."""
+    """The best-rated items of a user cluster."""
     SOURCE_POPULAR: _Source.ValueType  # 4
     """The items with the most interactions."""
 
@@ -86,7 +92,7 @@ SOURCE_PERSONALIZED: Source.ValueType  # 1
 SOURCE_FOLDED_IN: Source.ValueType  # 2
 """An embedding computed from the request's history."""
 SOURCE_CLUSTER: Source.ValueType  # 3
-"""The user's cluster."""
+"""The best-rated items of a user cluster."""
 SOURCE_POPULAR: Source.ValueType  # 4
 """The items with the most interactions."""
 global___Source = Source
@@ -107,6 +113,8 @@ class _ShortfallReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     """Every other item scores below min_score."""
     SHORTFALL_REASON_DIVERSITY: _ShortfallReason.ValueType  # 4
     """Every other item would break the diversity limit."""
+    SHORTFALL_REASON_SUPPORT: _ShortfallReason.ValueType  # 5
+    """With SOURCE_CLUSTER: too few of the cluster's users have touched any other item."""
 
 class ShortfallReason(_ShortfallReason, metaclass=_ShortfallReasonEnumTypeWrapper):
     """Why fewer than k items came back."""
@@ -121,6 +129,8 @@ SHORTFALL_REASON_MIN_SCORE: ShortfallReason.ValueType  # 3
 """Every other item scores below min_score."""
 SHORTFALL_REASON_DIVERSITY: ShortfallReason.ValueType  # 4
 """Every other item would break the diversity limit."""
+SHORTFALL_REASON_SUPPORT: ShortfallReason.ValueType  # 5
+"""With SOURCE_CLUSTER: too few of the cluster's users have touched any other item."""
 global___ShortfallReason = ShortfallReason
 
 class _ClusterKind:
@@ -178,7 +188,9 @@ class ScoredItem(google.protobuf.message.Message):
     """The id the item had in the training data."""
     score: builtins.float
     """Recommend: the model's own prediction (for a rating model the predicted rating, in the rating's unit);
-    with SOURCE_POPULAR the number of interactions. SimilarItems: the cosine, -1 to 1.
+    with SOURCE_POPULAR the number of interactions; with SOURCE_CLUSTER as in a user cluster.
+    SimilarItems: the cosine, -1 to 1. A user cluster: the mean rating by its users, or where the data has no ratings
+    the share of them who touched the item. An item cluster: the number of interactions.
     """
     @property
     def attributes(self) -> google.protobuf.internal.containers.MessageMap[builtins.str, shortlist.v1.common_pb2.AttributeValue]:
@@ -340,7 +352,7 @@ class RecommendRequest(google.protobuf.message.Message):
     exclude_seen: builtins.bool
     """Leave out the items the user interacted with in training, or the history's. Default: true."""
     fallback: global___Fallback.ValueType
-    """What to answer when the model does not know user_id. Default: NOT_FOUND."""
+    """What to answer when the model has no vector for user_id. Default: NOT_FOUND where it does not know the id."""
     rerank: builtins.bool
     """Let the model's neural ranker order the best candidates. Default: false."""
     min_score: builtins.float
@@ -430,7 +442,7 @@ class RecommendResponse(google.protobuf.message.Message):
     """How many ids of the history the model does not know."""
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ScoredItem]:
-        """Exactly k wherever k allowed items exist."""
+        """Exactly k wherever k allowed items exist; with SOURCE_CLUSTER, wherever so many have enough support."""
 
     @property
     def timing(self) -> global___Timing:
@@ -740,7 +752,7 @@ global___ScoreResponse = ScoreResponse
 
 @typing.final
 class Cluster(google.protobuf.message.Message):
-    """A group of users or items with near embeddings."""
+    """A group of users or items whose embeddings point the same way. Users and items without any interaction are in none."""
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -751,12 +763,14 @@ class Cluster(google.protobuf.message.Message):
     kind: global___ClusterKind.ValueType
     """What it groups."""
     label: builtins.int
-    """0 to the number of clusters of this kind - 1."""
+    """0 to the number of clusters of this kind - 1, the largest cluster being 0."""
     size: builtins.int
     """How many users or items it holds."""
     @property
     def top_items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ScoredItem]:
-        """Items: the ones with the most interactions. Users: the best rated by them."""
+        """Items: its members with the most interactions. Users: the items they rate best, of those that enough of them
+        touched (the manifest's minimum_support).
+        """
 
     def __init__(
         self,
@@ -782,6 +796,7 @@ class GetClusterRequest(google.protobuf.message.Message):
     K_FIELD_NUMBER: builtins.int
     MODEL_FIELD_NUMBER: builtins.int
     ATTRIBUTES_FIELD_NUMBER: builtins.int
+    EXCLUDE_SEEN_FIELD_NUMBER: builtins.int
     kind: global___ClusterKind.ValueType
     """Required."""
     label: builtins.int
@@ -790,6 +805,10 @@ class GetClusterRequest(google.protobuf.message.Message):
     """A user id or an item id, as kind says. Limit: 1 to 512 bytes."""
     k: builtins.int
     """How many top items. Default: 10. Limit: 1 to 1,000."""
+    exclude_seen: builtins.bool
+    """With a user as member_id, leave out the items that this user interacted with in training, so that top_items are
+    recommendations; of no effect otherwise. Default: true.
+    """
     @property
     def model(self) -> shortlist.v1.common_pb2.ModelSelector:
         """Which model answers. Default: the server's default version."""
@@ -807,9 +826,12 @@ class GetClusterRequest(google.protobuf.message.Message):
         k: builtins.int | None = ...,
         model: shortlist.v1.common_pb2.ModelSelector | None = ...,
         attributes: collections.abc.Iterable[builtins.str] | None = ...,
+        exclude_seen: builtins.bool | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["_k", b"_k", "cluster", b"cluster", "k", b"k", "label", b"label", "member_id", b"member_id", "model", b"model"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["_k", b"_k", "attributes", b"attributes", "cluster", b"cluster", "k", b"k", "kind", b"kind", "label", b"label", "member_id", b"member_id", "model", b"model"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["_exclude_seen", b"_exclude_seen", "_k", b"_k", "cluster", b"cluster", "exclude_seen", b"exclude_seen", "k", b"k", "label", b"label", "member_id", b"member_id", "model", b"model"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_exclude_seen", b"_exclude_seen", "_k", b"_k", "attributes", b"attributes", "cluster", b"cluster", "exclude_seen", b"exclude_seen", "k", b"k", "kind", b"kind", "label", b"label", "member_id", b"member_id", "model", b"model"]) -> None: ...
+    @typing.overload
+    def WhichOneof(self, oneof_group: typing.Literal["_exclude_seen", b"_exclude_seen"]) -> typing.Literal["exclude_seen"] | None: ...
     @typing.overload
     def WhichOneof(self, oneof_group: typing.Literal["_k", b"_k"]) -> typing.Literal["k"] | None: ...
     @typing.overload
@@ -855,7 +877,7 @@ class ListClustersRequest(google.protobuf.message.Message):
     kind: global___ClusterKind.ValueType
     """Required."""
     k: builtins.int
-    """How many top items of each cluster. Default: 10. Limit: 1 to 1,000."""
+    """How many top items of each cluster. Default: 10. Limit: 1 to 1,000, and 10,000 items in all clusters together."""
     @property
     def model(self) -> shortlist.v1.common_pb2.ModelSelector:
         """Which model answers. Default: the server's default version."""

@@ -9,7 +9,7 @@ Errors are the same everywhere: a gRPC status with google.rpc details that a pro
   UNAVAILABLE         no model is ready yet                    RetryInfo
   RESOURCE_EXHAUSTED  too many requests are waiting            RetryInfo
   DEADLINE_EXCEEDED   the deadline passed before the search began
-  UNIMPLEMENTED       this server cannot do what a field asks
+  UNIMPLEMENTED       this server, or the model, cannot do what is asked
   INTERNAL            anything unforeseen                      RequestInfo with the request id
 """
 

@@ -13,12 +13,13 @@ import torch
 from google.protobuf import json_format
 
 from shortlist.v1 import manifest_pb2
+from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.errors import BadModel
 from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.item_index import ItemIndex
 from shortlist_server.model.tensors import map_tensors
-from shortlist_server.recommend import Recommender
+from shortlist_server.recommend import ClusterKind, Recommender
 from shortlist_server.seen_items import SeenItems
 from shortlist_server.user_embeddings import UserEmbeddings
 
@@ -34,6 +35,8 @@ SEEN = "seen.safetensors"
 ITEM_ATTRIBUTES = "item_attributes.arrow"
 ITEM_INDEX = "items.faiss"
 NEIGHBOUR_INDEX = "neighbours.faiss"
+CLUSTERS = "clusters.safetensors"
+"""Folders that were written before there were clusters lack it."""
 
 REQUIRED = (
     USER_EMBEDDINGS, ITEM_EMBEDDINGS, USER_IDS, ITEM_IDS, SEEN, ITEM_ATTRIBUTES, ITEM_INDEX, NEIGHBOUR_INDEX
@@ -126,13 +129,14 @@ def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
         popular=np.argsort(-popularity, kind="stable"),
         popularity=popularity,
         score_constant=manifest.score_constant,
+        clusters=_clusters(folder / CLUSTERS, manifest, popularity) if manifest.HasField("clusters") else None,
     )
     return LoadedModel(manifest.version, manifest, recommender)
 
 
 def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
     listed = {entry.name for entry in manifest.files}
-    for name in REQUIRED:
+    for name in (*REQUIRED, *((CLUSTERS,) if manifest.HasField("clusters") else ())):
         if name not in listed:
             raise BadModel(f"{MANIFEST} does not list {name}")
     for entry in manifest.files:
@@ -184,6 +188,42 @@ def _seen(path: Path, manifest: manifest_pb2.ModelManifest) -> SeenItems:
     _require(int(offsets[-1]) == len(items), path, "has offsets that do not fit its items")
     _require(len(items) == 0 or int(items.max()) < manifest.item_count, path, "names items that the model lacks")
     return SeenItems(offsets, items)
+
+
+def _clusters(
+    path: Path, manifest: manifest_pb2.ModelManifest, popularity: npt.NDArray[np.int64]
+) -> dict[ClusterKind, Clusters]:
+    tensors = map_tensors(path)
+    names = (
+        "user_labels",
+        "user_sizes",
+        "item_labels",
+        "item_sizes",
+        "ranked_offsets",
+        "ranked_items",
+        "ranked_scores",
+    )
+    _require(set(names) <= tensors.keys(), path, "lacks an array")
+    for side, rows, clustering in (
+        ("user", manifest.user_count, manifest.clusters.users),
+        ("item", manifest.item_count, manifest.clusters.items),
+    ):
+        labels, sizes = tensors[f"{side}_labels"], tensors[f"{side}_sizes"]
+        _require(len(labels) == rows, path, f"is for another number of {side}s")
+        _require(len(sizes) == clustering.count, path, f"has another number of {side} clusters than {MANIFEST} says")
+        members = labels[labels != NO_CLUSTER]
+        fitting = bool(np.all((members >= 0) & (members < len(sizes))))
+        fitting = fitting and np.array_equal(np.bincount(members, minlength=len(sizes)), sizes)
+        _require(fitting, path, f"has {side} labels that do not fit its sizes")
+    offsets, items, scores = (tensors[f"ranked_{name}"] for name in ("offsets", "items", "scores"))
+    _require(len(offsets) == len(tensors["user_sizes"]) + 1, path, "ranks items for another number of clusters")
+    ascending = offsets[0] == 0 and bool(np.all(np.diff(offsets) >= 0))
+    _require(ascending and offsets[-1] == len(items) == len(scores), path, "has offsets that do not fit its items")
+    _require(bool(np.all((items >= 0) & (items < manifest.item_count))), path, "names items that the model lacks")
+    return {
+        ClusterKind.USER: Clusters(tensors["user_labels"], tensors["user_sizes"], offsets, items, scores),
+        ClusterKind.ITEM: item_clusters(tensors["item_labels"], tensors["item_sizes"], popularity),
+    }
 
 
 def _attributes(path: Path, items: int) -> ItemAttributes:

@@ -11,12 +11,17 @@ from shortlist_server.errors import NotSupported
 from shortlist_server.item_attributes import Value
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
-from shortlist_server.recommend import Ranking, Recommender, Source
+from shortlist_server.recommend import Cluster, ClusterKind, Ranking, Recommender, Source
 from shortlist_server.service import requests
 
 _SOURCES = {
     Source.PERSONALIZED: recommender_pb2.SOURCE_PERSONALIZED,
     Source.POPULAR: recommender_pb2.SOURCE_POPULAR,
+    Source.CLUSTER: recommender_pb2.SOURCE_CLUSTER,
+}
+_CLUSTER_KINDS = {
+    ClusterKind.USER: recommender_pb2.CLUSTER_KIND_USER,
+    ClusterKind.ITEM: recommender_pb2.CLUSTER_KIND_ITEM,
 }
 
 
@@ -42,7 +47,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 items=items,
                 model_version=model.version,
                 source=_SOURCES[ranking.source],
-                shortfall_reason=_shortfall(len(items), query.k),
+                shortfall_reason=_shortfall(len(items), query.k, ranking.source),
                 timing=_timing(waited, started),
             )
 
@@ -89,14 +94,28 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext
     ) -> recommender_pb2.GetClusterResponse:
-        """Not built yet."""
-        raise NotSupported("GetCluster")
+        """One cluster, by its label or one of its members."""
+        query = requests.cluster_query(request)
+        model = self._model(request.model)
+        names = requests.attribute_names(request.attributes, model.recommender.attributes.names)
+        with self._admission.turn(context.time_remaining()):
+            cluster = cluster_message(model.recommender, model.recommender.cluster(query), names)
+            return recommender_pb2.GetClusterResponse(cluster=cluster, model_version=model.version)
 
     def ListClusters(
         self, request: recommender_pb2.ListClustersRequest, context: grpc.ServicerContext
     ) -> recommender_pb2.ListClustersResponse:
-        """Not built yet."""
-        raise NotSupported("ListClusters")
+        """Every cluster of a kind."""
+        kind, k = requests.list_clusters_query(request)
+        model = self._model(request.model)
+        names = requests.attribute_names(request.attributes, model.recommender.attributes.names)
+        requests.check_listed_items(model.recommender.cluster_count(kind), k)
+        with self._admission.turn(context.time_remaining()):
+            clusters = model.recommender.all_clusters(kind, k)
+            return recommender_pb2.ListClustersResponse(
+                clusters=[cluster_message(model.recommender, cluster, names) for cluster in clusters],
+                model_version=model.version,
+            )
 
     def _model(self, selector: common_pb2.ModelSelector) -> LoadedModel:
         return self._store.select(*requests.selected_version(selector))
@@ -132,10 +151,24 @@ def _set_value(message: common_pb2.AttributeValue, value: Value) -> None:
             message.string_list.values.extend(value)
 
 
-def _shortfall(found: int, asked: int) -> "recommender_pb2.ShortfallReason.ValueType":
-    if found < asked:
-        return recommender_pb2.SHORTFALL_REASON_CATALOGUE_EXHAUSTED
-    return recommender_pb2.SHORTFALL_REASON_UNSPECIFIED
+def cluster_message(
+    recommender: Recommender, cluster: Cluster, attribute_names: Sequence[str]
+) -> recommender_pb2.Cluster:
+    """A cluster as a message."""
+    return recommender_pb2.Cluster(
+        kind=_CLUSTER_KINDS[cluster.kind],
+        label=cluster.label,
+        size=cluster.size,
+        top_items=scored_items(recommender, cluster.top, attribute_names),
+    )
+
+
+def _shortfall(found: int, asked: int, source: Source | None = None) -> "recommender_pb2.ShortfallReason.ValueType":
+    if found == asked:
+        return recommender_pb2.SHORTFALL_REASON_UNSPECIFIED
+    if source is Source.CLUSTER:
+        return recommender_pb2.SHORTFALL_REASON_SUPPORT
+    return recommender_pb2.SHORTFALL_REASON_CATALOGUE_EXHAUSTED
 
 
 def _timing(waited_seconds: float, started: float) -> recommender_pb2.Timing:

@@ -6,7 +6,7 @@ from typing import Protocol
 
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import InvalidField, NotSupported
-from shortlist_server.recommend import Fallback, RecommendQuery, SimilarItemsQuery
+from shortlist_server.recommend import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
 
 DEFAULT_K = 10
 MAX_K = 1_000
@@ -15,6 +15,7 @@ MAX_EXCLUDED = 10_000
 MAX_QUERY_ITEMS = 100
 MAX_SCORED_ITEMS = 10_000
 MAX_ATTRIBUTES = 32
+MAX_LISTED_ITEMS = 10_000
 
 _LABEL = re.compile(r"[a-z0-9-]{1,63}")
 
@@ -22,6 +23,11 @@ _FALLBACKS = {
     recommender_pb2.FALLBACK_UNSPECIFIED: Fallback.NONE,
     recommender_pb2.FALLBACK_NONE: Fallback.NONE,
     recommender_pb2.FALLBACK_POPULAR: Fallback.POPULAR,
+    recommender_pb2.FALLBACK_CLUSTER: Fallback.CLUSTER,
+}
+_CLUSTER_KINDS = {
+    recommender_pb2.CLUSTER_KIND_USER: ClusterKind.USER,
+    recommender_pb2.CLUSTER_KIND_ITEM: ClusterKind.ITEM,
 }
 
 
@@ -47,7 +53,7 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
         raise InvalidField("offset", f"must lie between 0 and {MAX_K} - k")
     _check_ids("exclude_item_ids", request.exclude_item_ids, at_most=MAX_EXCLUDED)
     fallback = _FALLBACKS.get(request.fallback)
-    if fallback is None and request.fallback not in recommender_pb2.Fallback.values():
+    if fallback is None:
         raise InvalidField("fallback", f"{request.fallback} is not a value of Fallback")
     for field in ("history", "filter", "min_score", "diversity", "search_effort"):
         if request.HasField(field):
@@ -56,8 +62,6 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
         raise NotSupported("rerank")
     if request.offset:
         raise NotSupported("offset")
-    if fallback is None:
-        raise NotSupported(recommender_pb2.Fallback.Name(request.fallback))
     return RecommendQuery(
         user_id=request.user_id,
         k=k,
@@ -86,6 +90,56 @@ def check_score_request(request: recommender_pb2.ScoreRequest) -> None:
     """
     _check_id("user_id", request.user_id)
     _check_ids("item_ids", request.item_ids, at_least=1, at_most=MAX_SCORED_ITEMS)
+
+
+def cluster_query(request: recommender_pb2.GetClusterRequest) -> ClusterQuery:
+    """Checks a GetClusterRequest.
+
+    Raises:
+        InvalidField: a field is outside its limits.
+    """
+    kind = cluster_kind(request.kind)
+    k = _k(request, request.HasField("k"))
+    named_by = request.WhichOneof("cluster")
+    if named_by is None:
+        raise InvalidField("label", "set label or member_id")
+    if named_by == "member_id":
+        _check_id("member_id", request.member_id)
+    elif request.label < 0:
+        raise InvalidField("label", f"must not be negative, as {request.label:,} is")
+    return ClusterQuery(
+        kind=kind,
+        cluster=request.label if named_by == "label" else request.member_id,
+        k=k,
+        exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
+    )
+
+
+def list_clusters_query(request: recommender_pb2.ListClustersRequest) -> tuple[ClusterKind, int]:
+    """The kind and the number of top items of a ListClustersRequest; raises as ``cluster_query`` does."""
+    return cluster_kind(request.kind), _k(request, request.HasField("k"))
+
+
+def check_listed_items(clusters: int, k: int) -> None:
+    """Checks how many items a list of clusters may hold.
+
+    Raises:
+        InvalidField: it may hold too many.
+    """
+    if clusters * k > MAX_LISTED_ITEMS:
+        most = MAX_LISTED_ITEMS // clusters
+        raise InvalidField("k", f"must be at most {most:,}: {clusters:,} clusters may have {MAX_LISTED_ITEMS:,} items")
+
+
+def cluster_kind(kind: "recommender_pb2.ClusterKind.ValueType") -> ClusterKind:
+    """What a cluster groups.
+
+    Raises:
+        InvalidField: it is not set, or no value of ClusterKind.
+    """
+    if kind not in _CLUSTER_KINDS:
+        raise InvalidField("kind", "must be CLUSTER_KIND_USER or CLUSTER_KIND_ITEM")
+    return _CLUSTER_KINDS[kind]
 
 
 def attribute_names(request_names: Sequence[str], known: Sequence[str]) -> list[str]:

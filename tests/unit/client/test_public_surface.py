@@ -5,7 +5,7 @@ import inspect
 import shortlist_client
 from shortlist_client import AsyncClient, Client
 
-METHODS = ["get_model", "list_models", "recommend", "score", "similar_items"]
+METHODS = ["get_cluster", "get_model", "list_clusters", "list_models", "recommend", "score", "similar_items"]
 
 
 def test_everything_that_is_exported_exists_and_every_error_is_exported() -> None:

@@ -12,8 +12,10 @@ from shortlist_server.service.status import TABLE, internal_error, status_of
 EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
     (errors.InvalidField("k", "too large"), grpc.StatusCode.INVALID_ARGUMENT, "google.rpc.BadRequest"),
     (errors.NotSupported("rerank"), grpc.StatusCode.UNIMPLEMENTED, ""),
+    (errors.NoClusters(), grpc.StatusCode.UNIMPLEMENTED, ""),
     (errors.UserNotFound("u"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.ItemNotFound("i"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
+    (errors.ClusterNotFound("7", "there is no cluster 7"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.ModelNotFound("7", "there is no version 7"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.NoModelReady(), grpc.StatusCode.UNAVAILABLE, "google.rpc.RetryInfo"),
     (errors.QueueFull(), grpc.StatusCode.RESOURCE_EXHAUSTED, "google.rpc.RetryInfo"),

@@ -6,9 +6,7 @@ import pyarrow as pa
 from shortlist.v1 import manifest_pb2
 from shortlist_trainer.data.dataset import Int64Array
 from shortlist_trainer.errors import DataError
-
-INTERACTION_COUNT = "interaction_count"
-"""A column of every model: how many users interacted with the item."""
+from shortlist_trainer.export.format import INTERACTION_COUNT
 
 
 def attribute_table(attributes: pd.DataFrame, interaction_counts: Int64Array) -> pa.Table:

@@ -18,14 +18,15 @@ from shortlist.v1 import manifest_pb2
 from shortlist_trainer.data.dataset import Dataset
 from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.attributes import attribute_table, describe
+from shortlist_trainer.export.clusters import Clustering, Clusters
+from shortlist_trainer.export.format import FORMAT_VERSION, NO_CLUSTER
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
 from shortlist_trainer.models.base import Embeddings
 
 Array = npt.NDArray[np.generic]
 
-FORMAT_VERSION = 1
-_LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors")
+_LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors", "scikit-learn")
 _SCORE_KINDS = {
     "rating": manifest_pb2.SCORE_KIND_RATING,
     "preference": manifest_pb2.SCORE_KIND_PREFERENCE,
@@ -45,6 +46,7 @@ class Export:
         refit_on_all: whether it was trained again on all interactions after the evaluation.
         items: index over the item embeddings.
         neighbours: index over the unit-length item embeddings without bias columns.
+        clusters: of the users and of the items.
     """
 
     model_name: str
@@ -55,6 +57,7 @@ class Export:
     refit_on_all: bool
     items: BuiltIndex
     neighbours: BuiltIndex
+    clusters: Clusters
 
 
 def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
@@ -93,6 +96,7 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         out.write_table(attributes)
     _write_index(export.items, folder / "items.faiss")
     _write_index(export.neighbours, folder / "neighbours.faiss")
+    _save(_cluster_tensors(export.clusters), folder / "clusters.safetensors")
 
     manifest = manifest_pb2.ModelManifest(
         format_version=FORMAT_VERSION,
@@ -119,6 +123,12 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         ),
         libraries={name: library_version(name) for name in _LIBRARIES},
         files=[_file_entry(path) for path in sorted(folder.iterdir())],
+        clusters=manifest_pb2.ClusterInfo(
+            users=_clustering(export.clusters.users),
+            items=_clustering(export.clusters.items),
+            ranking=_ranking(dataset),
+            minimum_support=export.clusters.ranked.minimum_support.tolist(),
+        ),
     )
     manifest.created.GetCurrentTime()
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
@@ -137,6 +147,37 @@ def _write_index(built: BuiltIndex, path: Path) -> None:
         faiss.write_index(built.index, str(path))
     except RuntimeError as error:
         raise OSError(f"{path.name} cannot be written: {error}") from error
+
+
+def _cluster_tensors(clusters: Clusters) -> dict[str, Array]:
+    users, items, ranked = clusters.users, clusters.items, clusters.ranked
+    return {
+        "user_labels": users.labels,
+        "user_centroids": users.centroids,
+        "user_sizes": users.sizes,
+        "item_labels": items.labels,
+        "item_centroids": items.centroids,
+        "item_sizes": items.sizes,
+        "ranked_offsets": ranked.offsets,
+        "ranked_items": ranked.items,
+        "ranked_scores": ranked.scores,
+        "ranked_support": ranked.support,
+    }
+
+
+def _clustering(clustering: Clustering) -> manifest_pb2.Clustering:
+    return manifest_pb2.Clustering(
+        count=len(clustering.sizes),
+        chosen_by=clustering.chosen_by,
+        silhouette=clustering.silhouette,
+        unclustered=int(np.count_nonzero(clustering.labels == NO_CLUSTER)),
+    )
+
+
+def _ranking(dataset: Dataset) -> "manifest_pb2.ClusterRanking.ValueType":
+    if dataset.interactions.ratings is None:
+        return manifest_pb2.CLUSTER_RANKING_SHARE
+    return manifest_pb2.CLUSTER_RANKING_MEAN_RATING
 
 
 def _index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:

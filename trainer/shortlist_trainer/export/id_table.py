@@ -1,6 +1,6 @@
 """External ids as arrays that a server can memory-map and search.
 
-The layout is described in docs/model-format.md; the reader is in the server.
+The layout is described in docs/model-format.md. The server has a reader of its own.
 """
 
 import hashlib
@@ -8,6 +8,7 @@ import hashlib
 import numpy as np
 import numpy.typing as npt
 
+RowArray = npt.NDArray[np.integer]
 IdTable = dict[str, npt.NDArray[np.generic]]
 
 
@@ -37,3 +38,20 @@ def id_table(ids: list[str]) -> IdTable:
         "hashes": hashes[rows],
         "rows": rows,
     }
+
+
+def ids_of(table: IdTable, rows: RowArray) -> list[str]:
+    """The external ids of rows, the i-th for the i-th."""
+    text, offsets = table["text"], table["offsets"]
+    return [text[int(offsets[row]) : int(offsets[row + 1])].tobytes().decode() for row in rows.tolist()]
+
+
+def row_of(table: IdTable, external_id: str) -> int | None:
+    """The row of an id; None where the table does not have it."""
+    hashed = np.uint64(id_hash(external_id.encode("utf-8", "surrogatepass")))
+    first, end = (int(np.searchsorted(table["hashes"], hashed, side=side)) for side in ("left", "right"))
+    same_hash = table["rows"][first:end].astype(np.int64)
+    for row, found in zip(same_hash.tolist(), ids_of(table, same_hash), strict=True):
+        if found == external_id:
+            return int(row)
+    return None
