@@ -1,5 +1,6 @@
 """Writing the files of a model folder, the manifest last. docs/model-format.md describes them."""
 
+import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,15 +17,19 @@ from safetensors.numpy import save_file
 
 from shortlist.v1 import manifest_pb2
 from shortlist_trainer.data.dataset import Dataset
+from shortlist_trainer.data.statistics import statistics_of
 from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
+from shortlist_trainer.export.report import Clustering, ReportContent, write_report
 from shortlist_trainer.models.base import Embeddings
+from shortlist_trainer.models.history import TrainingHistory
 
 Array = npt.NDArray[np.generic]
 
 FORMAT_VERSION = 1
+REPORT = "report.html"
 _LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors")
 _SCORE_KINDS = {
     "rating": manifest_pb2.SCORE_KIND_RATING,
@@ -45,6 +50,9 @@ class Export:
         refit_on_all: whether it was trained again on all interactions after the evaluation.
         items: index over the item embeddings.
         neighbours: index over the unit-length item embeddings without bias columns.
+        history: how the training went, for the report; None where nobody kept it.
+        clustering: the clusters of users and items, for the report; None where there are none.
+        with_report: whether to write the report, which takes seconds.
     """
 
     model_name: str
@@ -55,6 +63,9 @@ class Export:
     refit_on_all: bool
     items: BuiltIndex
     neighbours: BuiltIndex
+    history: TrainingHistory | None = None
+    clustering: Clustering | None = None
+    with_report: bool = True
 
 
 def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
@@ -93,6 +104,10 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         out.write_table(attributes)
     _write_index(export.items, folder / "items.faiss")
     _write_index(export.neighbours, folder / "neighbours.faiss")
+    created = dt.datetime.now(dt.UTC)
+    libraries = {name: library_version(name) for name in _LIBRARIES}
+    if export.with_report:
+        write_report(folder / REPORT, _report_content(version, created, libraries, export))
 
     manifest = manifest_pb2.ModelManifest(
         format_version=FORMAT_VERSION,
@@ -117,12 +132,31 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
             duplicates_merged=dataset.duplicates_merged,
             bad_rows_skipped=dataset.bad_rows_skipped,
         ),
-        libraries={name: library_version(name) for name in _LIBRARIES},
+        libraries=libraries,
         files=[_file_entry(path) for path in sorted(folder.iterdir())],
     )
-    manifest.created.GetCurrentTime()
+    manifest.created.FromDatetime(created)
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _report_content(version: int, created: dt.datetime, libraries: Mapping[str, str], export: Export) -> ReportContent:
+    return ReportContent(
+        model_name=export.model_name,
+        version=version,
+        created=created,
+        hyperparameters=export.hyperparameters,
+        libraries=libraries,
+        dataset=export.dataset,
+        statistics=statistics_of(export.dataset),
+        embeddings=export.embeddings,
+        evaluation=export.evaluation,
+        refit_on_all=export.refit_on_all,
+        items=export.items,
+        neighbours=export.neighbours,
+        history=export.history,
+        clustering=export.clustering,
+    )
 
 
 def _save(tensors: Mapping[str, Array], path: Path) -> None:
