@@ -119,8 +119,10 @@ def random_dataset(users: int, items: int, per_user: int, rng: np.random.Generat
     return dataset_of(pairs, titles([f"i{item}" for item in range(items)]))
 
 
-def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embeddings, name: str = "made") -> Path:
-    """Publishes embeddings as they are; returns the version's folder."""
+def publish_embeddings(
+    models_dir: Path, dataset: Dataset, embeddings: Embeddings, name: str = "made", *, with_report: bool = False
+) -> Path:
+    """Publishes embeddings as they are; returns the version's folder. A report takes longer than all the rest."""
     items, neighbours = build_indexes(embeddings, seed=0)
     export = Export(
         model_name=name,
@@ -131,6 +133,7 @@ def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embedding
         refit_on_all=False,
         items=items,
         neighbours=neighbours,
+        with_report=with_report,
     )
     version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
     return models_dir / str(version)

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter, NullLocator
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from shortlist_trainer.data.statistics import HEAD_SHARE
 from shortlist_trainer.export.report.markup import Markup
@@ -155,6 +155,7 @@ def activity(per_user: npt.NDArray[np.int64]) -> Markup:
         if most >= _WIDE_RANGE * least or most > 100:
             edges: npt.NDArray[np.floating] = np.unique(np.round(np.geomspace(least, most + 1, 25)))
             axes.set_xscale("log")
+            axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
         else:
             edges = np.arange(least, most + 2, max(1, (most - least) // 20)) - 0.5
             edges = np.append(edges, most + 0.5) if edges[-1] < most else edges
@@ -181,7 +182,7 @@ def over_time(timestamps: npt.NDArray[np.int64]) -> Markup:
     counts, edges = np.histogram(timestamps.astype(np.float64), bins=40, range=(first, last))
     days = (last - first) / 86_400
     unit: Literal["m", "D", "M"] = "m" if days < 4 else "D" if days < 1_000 else "M"
-    ticks = np.linspace(first, last, 5)
+    ticks = np.linspace(first, last, 4)
     dates = np.datetime_as_string(ticks.astype(np.int64).astype("datetime64[s]"), unit=unit)
     chart = _Chart("time")
     with chart as axes:

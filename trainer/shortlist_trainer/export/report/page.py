@@ -46,8 +46,7 @@ def write_report(path: Path, content: ReportContent) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    # A lone surrogate in a title cannot be encoded, and a question mark in its place is good enough to read.
-    path.write_text(_page(content), encoding="utf-8", errors="replace", newline="\n")
+    path.write_text(_page(content), encoding="utf-8", newline="\n")
 
 
 def _page(content: ReportContent) -> str:
@@ -249,8 +248,9 @@ def _map_and_clusters(content: ReportContent) -> Markup:
 def _map(content: ReportContent, drawn: EmbeddingMap) -> Markup:
     whole = len(content.titles) == drawn.items
     which = f"all {drawn.items:,} items" if whole else f"the {drawn.items:,} most popular items"
+    alike = "are rated alike by" if content.embeddings.score_kind == "rating" else "are touched by"
     note = (
-        f"Embeddings of {which} on a plane ({drawn.method}): items that lie together are touched by the same users. "
+        f"Embeddings of {which} on a plane ({drawn.method}): items that lie together {alike} the same users. "
         "Larger points are more popular; point at one to read its title."
     )
     first = {} if content.clustering is None else first_titles(content.clustering)
@@ -306,6 +306,8 @@ def _recommendations(content: ReportContent) -> Markup:
         "A few users from the lightest to the heaviest: what they touched beside the best items that they have not "
         f"touched, with the model's {unit}."
     )
+    if "title" not in content.dataset.item_attributes.columns:
+        note += " Items go by their ids: the data has no titles."
     cards = [_user_card(content, user, unit) for user in users]
     return _section("recommendations", "What it recommends", note, *cards)
 
