@@ -5,7 +5,7 @@ No text of the data is drawn here, so that no title can lack a glyph or be read 
 
 import io
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal
 
 import matplotlib as mpl
@@ -54,43 +54,26 @@ _STYLE: dict[Any, Any] = {  # matplotlib types the keys as a list of literals th
 }
 
 
-class _Chart:
-    """A figure with one pair of axes that becomes an SVG element."""
-
-    def __init__(self, name: str) -> None:
-        self._name = name
-        self._context = mpl.rc_context({**_STYLE, "svg.hashsalt": name})
-
-    def __enter__(self) -> Axes:
-        self._context.__enter__()
-        self._figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
-        FigureCanvasSVG(self._figure)
-        self._axes = self._figure.add_subplot()
-        return self._axes
-
-    def __exit__(self, *error: object) -> None:
-        try:
-            if error[0] is None:
-                self.markup = self._draw()
-        finally:
-            self._context.__exit__(None, None, None)
-
-    def _draw(self) -> Markup:
-        out = io.StringIO()
+def _svg(name: str, draw: Callable[[Axes], None]) -> Markup:
+    """What ``draw`` draws on a pair of axes, as an element for a page on which ``name`` is unique."""
+    out = io.StringIO()
+    with mpl.rc_context({**_STYLE, "svg.hashsalt": name}):
+        figure = Figure(figsize=_SIZE_INCHES, layout="constrained")
+        FigureCanvasSVG(figure)
+        draw(figure.add_subplot())
         nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))  # equal input shall give equal bytes
-        self._figure.savefig(out, format="svg", transparent=True, metadata=nothing)
-        svg = out.getvalue()
-        svg = svg[svg.index("<svg") :]
-        svg = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
-        # Several drawings share one page, and an id may be there once.
-        svg = re.sub(r'\bid="', f'id="{self._name}-', svg)
-        svg = re.sub(r'href="#', f'href="#{self._name}-', svg)
-        svg = re.sub(r"url\(#", f"url(#{self._name}-", svg)
-        svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
-        svg = svg.replace("xlink:href", "href")
-        for colour, variable in _VARIABLES.items():
-            svg = svg.replace(colour, f"var({variable})")
-        return Markup(svg.strip())
+        figure.savefig(out, format="svg", transparent=True, metadata=nothing)
+    svg = out.getvalue()
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>\s*|<!--.*?-->\s*", "", svg, flags=re.DOTALL)
+    # Several drawings share one page, and an id may be there once.
+    svg = re.sub(r'\bid="', f'id="{name}-', svg)
+    svg = re.sub(r'\b(?:xlink:)?href="#', f'href="#{name}-', svg)
+    svg = re.sub(r"url\(#", f"url(#{name}-", svg)
+    svg = re.sub(r'<svg [^>]*?(viewBox="[^"]*")[^>]*>', r'<svg \1 aria-hidden="true">', svg, count=1)
+    for colour, variable in _VARIABLES.items():
+        svg = svg.replace(colour, f"var({variable})")
+    return Markup(svg.strip())
 
 
 def rating_histogram(rating_counts: Mapping[float, int]) -> Markup:
@@ -100,8 +83,8 @@ def rating_histogram(rating_counts: Mapping[float, int]) -> Markup:
     if len(values) > _MOST_BARS:
         counts, edges = np.histogram(values, bins=_MOST_BARS, weights=counts)
         values, width = (edges[:-1] + edges[1:]) / 2, 0.9 * float(edges[1] - edges[0])
-    chart = _Chart("ratings")
-    with chart as axes:
+
+    def draw(axes: Axes) -> None:
         bars = axes.bar(values, counts, width=width, color=_SERIES)
         if len(values) <= 10:
             axes.set_xticks(values, [f"{value:g}" for value in values])
@@ -110,7 +93,8 @@ def rating_histogram(rating_counts: Mapping[float, int]) -> Markup:
         axes.set_xlabel("rating")
         axes.set_ylabel("interactions")
         _plain_counts(axes, "y")
-    return chart.markup
+
+    return _svg("ratings", draw)
 
 
 def long_tail(popularity: npt.NDArray[np.int64]) -> Markup:
@@ -122,8 +106,8 @@ def long_tail(popularity: npt.NDArray[np.int64]) -> Markup:
     counts = np.sort(popularity)[::-1]
     head = round(len(counts) * HEAD_SHARE)
     places = _thinned(len(counts))
-    chart = _Chart("long-tail")
-    with chart as axes:
+
+    def draw(axes: Axes) -> None:
         axes.plot(places + 1, counts[places], color=_SERIES)
         if counts[counts > 0].min() * _WIDE_RANGE < counts[0]:
             axes.set_yscale("log", nonpositive="clip")
@@ -139,7 +123,8 @@ def long_tail(popularity: npt.NDArray[np.int64]) -> Markup:
         axes.set_xlabel("items, the most popular first")
         axes.set_ylabel("interactions")
         _plain_counts(axes, "xy")
-    return chart.markup
+
+    return _svg("long-tail", draw)
 
 
 def activity(per_user: npt.NDArray[np.int64]) -> Markup:
@@ -150,8 +135,8 @@ def activity(per_user: npt.NDArray[np.int64]) -> Markup:
     """
     counts = per_user[per_user > 0]
     least, most = int(counts.min()), int(counts.max())
-    chart = _Chart("activity")
-    with chart as axes:
+
+    def draw(axes: Axes) -> None:
         if most >= _WIDE_RANGE * least or most > 100:
             edges: npt.NDArray[np.floating] = np.unique(np.round(np.geomspace(least, most + 1, 25)))
             axes.set_xscale("log")
@@ -169,7 +154,8 @@ def activity(per_user: npt.NDArray[np.int64]) -> Markup:
         axes.set_ylabel("users")
         _no_minor_labels(axes)
         _plain_counts(axes, "xy")
-    return chart.markup
+
+    return _svg("activity", draw)
 
 
 def over_time(timestamps: npt.NDArray[np.int64]) -> Markup:
@@ -184,8 +170,8 @@ def over_time(timestamps: npt.NDArray[np.int64]) -> Markup:
     unit: Literal["m", "D", "M"] = "m" if days < 4 else "D" if days < 1_000 else "M"
     ticks = np.linspace(first, last, 4)
     dates = np.datetime_as_string(ticks.astype(np.int64).astype("datetime64[s]"), unit=unit)
-    chart = _Chart("time")
-    with chart as axes:
+
+    def draw(axes: Axes) -> None:
         axes.stairs(counts, edges, fill=True, color=_SERIES, linewidth=0)
         axes.set_xticks(ticks, [str(date).replace("T", "\n") for date in dates])
         labels = axes.get_xticklabels()
@@ -194,7 +180,8 @@ def over_time(timestamps: npt.NDArray[np.int64]) -> Markup:
         axes.margins(x=0)
         axes.set_ylabel("interactions")
         _plain_counts(axes, "y")
-    return chart.markup
+
+    return _svg("time", draw)
 
 
 def curve(name: str, epochs: Sequence[EpochRecord], figures: Sequence[float], label: str, best: int | None) -> Markup:
@@ -208,8 +195,8 @@ def curve(name: str, epochs: Sequence[EpochRecord], figures: Sequence[float], la
         best: the epoch to mark, where one is known.
     """
     numbers = [record.epoch for record in epochs]
-    chart = _Chart(name)
-    with chart as axes:
+
+    def draw(axes: Axes) -> None:
         axes.plot(numbers, figures, color=_SERIES, marker="o", markersize=4 if len(numbers) < 50 else 0)
         axes.margins(y=0.15)
         if best in numbers:
@@ -223,7 +210,8 @@ def curve(name: str, epochs: Sequence[EpochRecord], figures: Sequence[float], la
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(numbers) == 1:
             axes.set_xlim(numbers[0] - 1, numbers[0] + 1)
-    return chart.markup
+
+    return _svg(name, draw)
 
 
 def _note(axes: Axes, x: float, text: str, *, on_the_left: bool = False) -> None:
