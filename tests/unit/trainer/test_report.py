@@ -338,6 +338,14 @@ def test_curves_show_every_epoch_and_mark_the_best(content: ReportContent, tmp_p
     assert "Validation NDCG@10" in page.text
 
 
+def test_many_ratings_share_a_few_bars() -> None:
+    def bars(ratings: list[float]) -> int:
+        return charts.rating_histogram(dict.fromkeys(ratings, 3)).count("fill: var(--series)")
+
+    assert bars([1, 2, 3, 4, 5]) == 5
+    assert bars([n / 7 for n in range(200)]) == 24
+
+
 def test_the_map_shows_each_item_with_its_title_and_cluster(content: ReportContent, tmp_path: Path) -> None:
     labels = np.arange(60) % 3 - 1
     views = [ClusterView("items", label, 20, [(f"Top of {label}", 41.0)]) for label in (0, 1)]
@@ -398,7 +406,9 @@ def test_the_page_of_a_large_catalogue_stays_small(
 ) -> None:
     monkeypatch.setattr(embedding_map, "TSNE_FROM_ITEMS", 10_000)  # the plane's method changes no size
     content = content_of(random_dataset(300, 5_000, 90, rng), random_embeddings(300, 5_000, 8, rng))
-    assert len(html_of(content, tmp_path)) < 600_000
+    html = html_of(content, tmp_path)
+    assert len(html) < 600_000
+    assert html.count("<circle ") == embedding_map.MOST_ITEMS
 
 
 def tiny() -> Dataset:

@@ -105,7 +105,7 @@ def draw_map(content: ReportContent) -> EmbeddingMap | None:
     return EmbeddingMap(drawing, method, len(rows), coloured_by, shown if coloured_by else [], of_cluster)
 
 
-def on_a_plane(vectors: FloatArray, seed: int = 0) -> tuple[FloatArray, str]:
+def on_a_plane(vectors: FloatArray) -> tuple[FloatArray, str]:
     """(n, 2) coordinates and the name of the method that found them.
 
     t-SNE (van der Maaten & Hinton 2008, "Visualizing data using t-SNE") keeps neighbours together; it starts from the
@@ -113,7 +113,6 @@ def on_a_plane(vectors: FloatArray, seed: int = 0) -> tuple[FloatArray, str]:
 
     Args:
         vectors: (n, d), n at least 2.
-        seed: of what is drawn at random.
     """
     centred = vectors.astype(np.float64) - vectors.mean(axis=0)
     left, lengths, _ = np.linalg.svd(centred, full_matrices=False)
@@ -129,7 +128,7 @@ def on_a_plane(vectors: FloatArray, seed: int = 0) -> tuple[FloatArray, str]:
 
     with threadpool_limits(1):  # sums over several threads come out in any order, and the map with them
         start = (components / spread * 1e-4).astype(np.float32)
-        tsne = TSNE(init=start, learning_rate="auto", max_iter=_TSNE_STEPS, perplexity=30, random_state=seed)
+        tsne = TSNE(init=start, learning_rate="auto", max_iter=_TSNE_STEPS, perplexity=30, random_state=0)
         return np.asarray(tsne.fit_transform(vectors.astype(np.float32))), "t-SNE"
 
 
