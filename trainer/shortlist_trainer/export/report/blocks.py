@@ -55,6 +55,8 @@ def short(value: float) -> str:
 def spread(figures: tuple[int, float, int]) -> str:
     """Least, most and median interactions."""
     least, median, most = figures
+    if least == most:
+        return f"{count(least, 'interaction')} each"
     return f"{least:,} to {most:,} interactions each, median {median:,.0f}"
 
 

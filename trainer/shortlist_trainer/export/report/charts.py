@@ -90,6 +90,8 @@ def rating_histogram(rating_counts: Mapping[float, int]) -> Markup:
             axes.set_xticks(values, [f"{value:g}" for value in values])
             axes.bar_label(bars, [f"{count / counts.sum():.0%}" for count in counts], padding=3, color=_INK)
             axes.margins(y=0.1)
+        if len(values) == 1:
+            axes.set_xlim(values[0] - 2, values[0] + 2)
         axes.set_xlabel("rating")
         axes.set_ylabel("interactions")
         _plain_counts(axes, "y")
