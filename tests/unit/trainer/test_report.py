@@ -458,7 +458,9 @@ ODD_DATA = {
 def test_odd_data_is_drawn(rng: np.random.Generator, tmp_path: Path, name: str) -> None:
     dataset = ODD_DATA[name]
     embeddings = random_embeddings(len(dataset.user_ids), len(dataset.item_ids), 4, rng)
-    page_of(content_of(dataset, embeddings), tmp_path)
+    page = page_of(content_of(dataset, embeddings), tmp_path)
+    times = dataset.interactions.timestamps
+    assert ("Along time" in page.text) == (times is not None and len(set(times.tolist())) > 1)
 
 
 def test_a_title_that_is_not_there_is_the_items_id(rng: np.random.Generator) -> None:
@@ -503,7 +505,10 @@ ODD_MODELS: dict[str, dict[str, Any]] = {
 
 @pytest.mark.parametrize("name", ODD_MODELS)
 def test_odd_models_are_drawn(content: ReportContent, tmp_path: Path, name: str) -> None:
-    page_of(dataclasses.replace(content, **ODD_MODELS[name]), tmp_path)
+    page = page_of(dataclasses.replace(content, **ODD_MODELS[name]), tmp_path)
+    history = ODD_MODELS[name].get("history", HISTORY)
+    measured = history is not None and any(np.isfinite(record.metric or np.nan) for record in history.epochs)
+    assert ("Validation" in page.text) == measured
 
 
 def test_equal_vectors_have_a_map(rng: np.random.Generator, tmp_path: Path) -> None:
