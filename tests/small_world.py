@@ -166,8 +166,9 @@ def publish_embeddings(
     *,
     user_clusters: int | None = None,
     item_clusters: int | None = None,
+    with_report: bool = False,
 ) -> Path:
-    """Publishes embeddings as they are; returns the version's folder."""
+    """Publishes embeddings as they are; returns the version's folder. A report takes longer than all the rest."""
     items, neighbours = build_indexes(embeddings, seed=0)
     export = Export(
         model_name=name,
@@ -179,6 +180,7 @@ def publish_embeddings(
         items=items,
         neighbours=neighbours,
         clusters=build_clusters(embeddings, dataset.interactions, user_clusters, item_clusters),
+        with_report=with_report,
     )
     version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
     return models_dir / str(version)

@@ -201,6 +201,7 @@ def _train(options: argparse.Namespace) -> int:
         return _fail(error)
     _print_evaluation(options.model, published.evaluation)
     _print(f"published version {published.version} in {published.folder}")
+    _print(f"its report: {published.folder / 'report.html'}")
     _print(f"next: shortlist serve --models-dir {options.models_dir}")
     return 0
 

@@ -128,6 +128,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
         items=items,
         neighbours=neighbours,
         clusters=clusters,
+        history=fitted.history,
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     if stopped:

@@ -1,5 +1,6 @@
 """Writing the files of a model folder, the manifest last. docs/model-format.md describes them."""
 
+import datetime as dt
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -16,17 +17,22 @@ from safetensors.numpy import save_file
 
 from shortlist.v1 import manifest_pb2
 from shortlist_trainer.data.dataset import Dataset
+from shortlist_trainer.data.statistics import statistics_of
 from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.clusters import Clustering, Clusters
 from shortlist_trainer.export.format import FORMAT_VERSION, NO_CLUSTER
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
+from shortlist_trainer.export.report import ClustersShown, ClusterView, ReportContent, item_titles, write_report
 from shortlist_trainer.models.base import Embeddings
+from shortlist_trainer.models.history import TrainingHistory
 
 Array = npt.NDArray[np.generic]
 
 _LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors", "scikit-learn")
+REPORT = "report.html"
+_TOP_OF_CLUSTER = 10
 _SCORE_KINDS = {
     "rating": manifest_pb2.SCORE_KIND_RATING,
     "preference": manifest_pb2.SCORE_KIND_PREFERENCE,
@@ -47,6 +53,8 @@ class Export:
         items: index over the item embeddings.
         neighbours: index over the unit-length item embeddings without bias columns.
         clusters: of the users and of the items.
+        history: how the training went, for the report; None where nobody kept it.
+        with_report: whether to write the report, which takes seconds.
     """
 
     model_name: str
@@ -58,6 +66,8 @@ class Export:
     items: BuiltIndex
     neighbours: BuiltIndex
     clusters: Clusters
+    history: TrainingHistory | None = None
+    with_report: bool = True
 
 
 def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
@@ -97,6 +107,10 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
     _write_index(export.items, folder / "items.faiss")
     _write_index(export.neighbours, folder / "neighbours.faiss")
     _save(_cluster_tensors(export.clusters), folder / "clusters.safetensors")
+    created = dt.datetime.now(dt.UTC)
+    libraries = {name: library_version(name) for name in _LIBRARIES}
+    if export.with_report:
+        write_report(folder / REPORT, _report_content(version, created, libraries, export))
 
     manifest = manifest_pb2.ModelManifest(
         format_version=FORMAT_VERSION,
@@ -121,7 +135,7 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
             duplicates_merged=dataset.duplicates_merged,
             bad_rows_skipped=dataset.bad_rows_skipped,
         ),
-        libraries={name: library_version(name) for name in _LIBRARIES},
+        libraries=libraries,
         files=[_file_entry(path) for path in sorted(folder.iterdir())],
         clusters=manifest_pb2.ClusterInfo(
             users=_clustering(export.clusters.users),
@@ -130,9 +144,46 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
             minimum_support=export.clusters.ranked.minimum_support.tolist(),
         ),
     )
-    manifest.created.GetCurrentTime()
+    manifest.created.FromDatetime(created)
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _report_content(version: int, created: dt.datetime, libraries: Mapping[str, str], export: Export) -> ReportContent:
+    return ReportContent(
+        model_name=export.model_name,
+        version=version,
+        created=created,
+        hyperparameters=export.hyperparameters,
+        libraries=libraries,
+        dataset=export.dataset,
+        statistics=statistics_of(export.dataset),
+        embeddings=export.embeddings,
+        evaluation=export.evaluation,
+        refit_on_all=export.refit_on_all,
+        items=export.items,
+        neighbours=export.neighbours,
+        history=export.history,
+        clusters=_clusters_shown(export),
+    )
+
+
+def _clusters_shown(export: Export) -> ClustersShown:
+    titles = item_titles(export.dataset)
+    popularity = export.dataset.interactions.item_popularity()
+    clusters, ranked = export.clusters, export.clusters.ranked
+    views = []
+    for label, size in enumerate(clusters.items.sizes.tolist()):
+        members = np.flatnonzero(clusters.items.labels == label)
+        top = members[np.argsort(-popularity[members], kind="stable")][:_TOP_OF_CLUSTER].tolist()
+        views.append(ClusterView("items", label, size, [(titles[row], float(popularity[row])) for row in top]))
+    for label, size in enumerate(clusters.users.sizes.tolist()):
+        begin = int(ranked.offsets[label])
+        places = range(begin, min(begin + _TOP_OF_CLUSTER, int(ranked.offsets[label + 1])))
+        top_of_users = [(titles[int(ranked.items[place])], float(ranked.scores[place])) for place in places]
+        views.append(ClusterView("users", label, size, top_of_users))
+    by_users = "mean rating" if export.dataset.interactions.ratings is not None else "share of the cluster's users"
+    return ClustersShown(views, clusters.items.labels, f"number of interactions (of users: {by_users})")
 
 
 def _save(tensors: Mapping[str, Array], path: Path) -> None:
