@@ -192,7 +192,7 @@ def test_publishers_take_turns(tmp_path: Path) -> None:
     for process in processes:
         process.start()
     for process in processes:
-        process.join(60)
+        process.join(100)
     assert [process.exitcode for process in processes] == [0, 0, 0]
     assert sorted(versions(tmp_path)) == list(range(1, 16))
     assert all((tmp_path / str(version) / "note").read_text() == str(version) for version in range(1, 16))

@@ -18,6 +18,7 @@ from tests.small_world import checkerboard, colours, dataset_of, random_dataset,
 SMALL = {
     "ials": ["embedding_size=2", "epochs=8"],
     "mf": ["embedding_size=2", "epochs=60", "batch_size=64", "regularization=0.01", "learning_rate=0.02"],
+    "softmax-mf": ["embedding_size=2", "epochs=40", "batch_size=64", "temperature=0.5"],
     "svdpp": ["embedding_size=4", "factors=2", "epochs=30", "burn_in=10"],
 }
 

@@ -8,6 +8,7 @@ from shortlist_trainer.models.fit import Fitted, fit
 from shortlist_trainer.models.history import EpochRecord, TrainingHistory
 from shortlist_trainer.models.ials import ImplicitALS
 from shortlist_trainer.models.mf import MatrixFactorization
+from shortlist_trainer.models.softmax_mf import SoftmaxMF
 from shortlist_trainer.models.svdpp import SVDpp
 
 __all__ = [
@@ -28,6 +29,8 @@ __all__ = [
     "parse_settings",
 ]
 
-MODELS: dict[str, type[Model[Any]]] = {model.name: model for model in (ImplicitALS, MatrixFactorization, SVDpp)}
+MODELS: dict[str, type[Model[Any]]] = {
+    model.name: model for model in (ImplicitALS, SoftmaxMF, MatrixFactorization, SVDpp)
+}
 
 DEFAULT_MODEL = ImplicitALS.name

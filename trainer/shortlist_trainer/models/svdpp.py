@@ -41,14 +41,14 @@ class SVDppConfig(ModelConfig):
     """Hyper-parameters of ``svdpp``."""
 
     embedding_size: int = 64
-    epochs: int = 200
+    epochs: int = 150
     regularization: float = 1.0
     """Scale of the Wishart prior of each side's precision; the data soon outweigh it."""
 
     factors: int = 16
     """Columns of one sample's embeddings."""
 
-    burn_in: int = 50
+    burn_in: int = 40
     """Sweeps before the first whose sample counts."""
 
     initial_scale: float = 0.1
