@@ -11,3 +11,11 @@ class DataError(TrainerError):
 
 class ConfigError(TrainerError):
     """A setting is unknown or out of its range; the message names it."""
+
+
+class Diverged(TrainerError):
+    """The loss is no longer a number, or least squares have no solution; the message says what to change."""
+
+
+class StoppedEarly(TrainerError):
+    """The user stopped a training before its first epoch was done."""

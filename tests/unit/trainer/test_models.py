@@ -1,5 +1,6 @@
 """One suite for every model, and each model's own closed forms."""
 
+from dataclasses import replace
 from typing import Literal
 
 import numpy as np
@@ -10,15 +11,18 @@ from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.data.split import random_holdout
 from shortlist_trainer.errors import ConfigError, DataError, TrainerError
 from shortlist_trainer.evaluation.protocols import evaluate
-from shortlist_trainer.models import MODELS, Model, ModelConfig, fit, parse_settings
+from shortlist_trainer.models import MODELS, Model, ModelConfig, configure, fit, parse_settings
 from shortlist_trainer.models.ials import ImplicitALS, ImplicitALSConfig
 from shortlist_trainer.models.mf import MatrixFactorization, MatrixFactorizationConfig
-from tests.small_world import checkerboard, colours, dataset_of, random_dataset, training_run
+from shortlist_trainer.models.mf_fullbatch import FullBatchConfig, FullBatchMF
+from shortlist_trainer.models.softmax_mf import SoftmaxMF, SoftmaxMFConfig
+from tests.small_world import SilentProgress, checkerboard, colours, dataset_of, random_dataset, training_run
 
 SMALL = {
     "ials": ["embedding_size=2", "epochs=8"],
     "mf": ["embedding_size=2", "epochs=60", "batch_size=64", "regularization=0.01", "learning_rate=0.02"],
-    "softmax-mf": ["embedding_size=2", "epochs=40", "batch_size=64", "temperature=0.5"],
+    "mf-fullbatch": ["embedding_size=4", "epochs=200", "regularization=0.1", "learning_rate=0.05"],
+    "softmax-mf": ["embedding_size=3", "epochs=30", "batch_size=128", "temperature=1", "learning_rate=0.02"],
     "svdpp": ["embedding_size=4", "factors=2", "epochs=30", "burn_in=10"],
 }
 
@@ -162,3 +166,64 @@ def test_mf_that_diverges_stops_with_advice() -> None:
 def test_a_wrong_setting_is_named(settings: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         parse_settings(MatrixFactorizationConfig, settings)
+
+
+def test_full_batch_steps_follow_the_gradient_of_the_loss_it_states(rng: np.random.Generator) -> None:
+    interactions = random_dataset(20, 25, 6, rng).interactions
+    ratings = rng.normal(3, 1, len(interactions)).astype(np.float32)
+    config = FullBatchConfig(embedding_size=3, epochs=1, regularization=0.3, initial_scale=0.5)
+    model = FullBatchMF(config, replace(interactions, ratings=ratings), training_run())
+    before = {name.removeprefix("network."): tensor.clone() for name, tensor in model.state().items()}
+    leaves = {name: tensor.double().requires_grad_() for name, tensor in before.items()}
+    p, q = leaves["user_factors"][interactions.users], leaves["item_factors"][interactions.items]
+    b_u, b_i = leaves["user_bias"][interactions.users], leaves["item_bias"][interactions.items]
+    errors = float(ratings.mean()) + b_u + b_i + (p * q).sum(1) - torch.from_numpy(ratings)
+    norms = p.square().sum(1) + q.square().sum(1) + b_u.square() + b_i.square()
+    loss = (errors.square() + 0.3 * norms).mean()
+    loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+    assert model.train_epoch(1, SilentProgress().bar(1, "")) == pytest.approx(float(loss.detach()), rel=1e-5)
+    # Adam's first moment after one step is a tenth of the gradient.
+    moments = [tensor for name, tensor in model.state().items() if name.endswith("exp_avg")]
+    for moment, leaf in zip(moments, leaves.values(), strict=True):
+        assert leaf.grad is not None
+        np.testing.assert_allclose(moment.numpy(), 0.1 * leaf.grad.numpy(), atol=1e-6)
+
+
+def test_drawn_negatives_estimate_the_softmax_over_all_items(rng: np.random.Generator) -> None:
+    interactions = random_dataset(40, 30, 5, rng).interactions
+
+    def losses(negatives: str, times: int) -> float:
+        values = {"embedding_size": "4", "negatives": negatives, "negative_count": "3000", "initial_scale": "1"}
+        model = SoftmaxMF(configure(SoftmaxMFConfig, values | {"temperature": "0.5"}), interactions, training_run())
+        batch = torch.arange(len(interactions))
+        torch.manual_seed(0)
+        return float(np.mean([model.loss(batch).item() for _ in range(times)]))
+
+    exact = losses("all", 1)
+    assert losses("uniform", 20) == pytest.approx(exact, abs=0.01)
+    assert losses("popularity", 20) == pytest.approx(exact, abs=0.01)
+
+
+@pytest.mark.parametrize("loss", ["softmax", "bilateral-softmax", "bpr", "cosine-contrastive"])
+@pytest.mark.parametrize("negatives", ["uniform", "popularity", "in-batch", "all"])
+def test_every_loss_and_sampler_of_softmax_mf_learns(loss: str, negatives: str) -> None:
+    values = {"embedding_size": "3", "epochs": "15", "batch_size": "128", "temperature": "1", "learning_rate": "0.05"}
+    values |= {"loss": loss, "negatives": negatives, "negative_count": "64", "margin": "0", "negative_weight": "4"}
+    dataset = checkerboard(60, 40)
+    split = random_holdout(dataset.interactions, 0.2, 0)
+    result = evaluate(fit(SoftmaxMF, configure(SoftmaxMFConfig, values), split.train, training_run()).model, split)
+    assert result.metrics["ndcg@10"] > 1.3 * result.baselines["popular"]["ndcg@10"]
+
+
+def test_softmax_loss_by_hand() -> None:
+    interactions = dataset_of([("a", "x", 1), ("b", "y", 1), ("b", "z", 1)]).interactions
+    config = SoftmaxMFConfig(embedding_size=1, similarity="dot", temperature=2, negatives="all", initial_scale=1)
+    model = SoftmaxMF(config, interactions, training_run())
+    state = model.state()
+    model.load_state(
+        state | {"network.users": torch.tensor([[1.0], [2.0]]), "network.items": torch.tensor([[1.0], [0.5], [-1.0]])}
+    )
+    scores = np.array([[1, 0.5, -1], [2, 1, -2]]) / 2  # of a and b for x, y, z, over the temperature
+    shares = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    by_hand = -np.log([shares[0, 0], shares[1, 1], shares[1, 2]]).mean()
+    assert model.loss(torch.arange(3)).item() == pytest.approx(by_hand, rel=1e-6)

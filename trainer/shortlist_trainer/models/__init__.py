@@ -3,11 +3,12 @@
 from typing import Any
 
 from shortlist_trainer.models.base import Checkpoint, Embeddings, Model, Ranker, TrainingRun, Validation
-from shortlist_trainer.models.config import ModelConfig, configure, parse_settings
+from shortlist_trainer.models.config import Choices, ModelConfig, Range, configure, parse_settings
 from shortlist_trainer.models.fit import Fitted, fit
 from shortlist_trainer.models.history import EpochRecord, TrainingHistory
 from shortlist_trainer.models.ials import ImplicitALS
 from shortlist_trainer.models.mf import MatrixFactorization
+from shortlist_trainer.models.mf_fullbatch import FullBatchMF
 from shortlist_trainer.models.softmax_mf import SoftmaxMF
 from shortlist_trainer.models.svdpp import SVDpp
 
@@ -15,11 +16,13 @@ __all__ = [
     "DEFAULT_MODEL",
     "MODELS",
     "Checkpoint",
+    "Choices",
     "Embeddings",
     "EpochRecord",
     "Fitted",
     "Model",
     "ModelConfig",
+    "Range",
     "Ranker",
     "TrainingHistory",
     "TrainingRun",
@@ -30,7 +33,7 @@ __all__ = [
 ]
 
 MODELS: dict[str, type[Model[Any]]] = {
-    model.name: model for model in (ImplicitALS, SoftmaxMF, MatrixFactorization, SVDpp)
+    model.name: model for model in (ImplicitALS, SoftmaxMF, MatrixFactorization, FullBatchMF, SVDpp)
 }
 
 DEFAULT_MODEL = ImplicitALS.name

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from shortlist_trainer.data.dataset import Interactions
-from shortlist_trainer.models.config import ModelConfig
+from shortlist_trainer.models.config import ModelConfig, SearchSpace
 from shortlist_trainer.progress import Bar, Progress
 
 Float32Array = npt.NDArray[np.float32]
@@ -92,11 +92,13 @@ class Validation:
         metric: its name.
         higher_is_better: False for errors.
         measure: the model to the metric's value.
+        every: after how many epochs, beside after the last one.
     """
 
     metric: str
     higher_is_better: bool
     measure: Callable[[Recommender], float]
+    every: int = 1
 
 
 @dataclass(frozen=True)
@@ -165,6 +167,9 @@ class Model(Recommender, Generic[C_co]):
 
     divergence_advice: ClassVar[str]
     """What to change when the loss is no longer a number."""
+
+    search_space: ClassVar[SearchSpace]
+    """What tuning tries; the sizes of what is published are its user's to choose."""
 
     def __init__(self, config: C_co, interactions: Interactions, run: TrainingRun) -> None:
         self.config = config

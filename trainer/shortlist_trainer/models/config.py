@@ -44,14 +44,11 @@ Schedule = Literal["constant", "step", "cosine"]
 
 
 @dataclass(frozen=True, kw_only=True)
-class GradientConfig(ModelConfig):
+class AdamConfig(ModelConfig):
     """Hyper-parameters of every model that Adam trains."""
 
     learning_rate: float
     """Adam's step size in the first epoch."""
-
-    batch_size: int
-    """Training examples in one step of the optimiser."""
 
     schedule: Schedule = "cosine"
     """How the learning rate falls: not at all, by steps, or to zero along half a cosine over all epochs."""
@@ -65,17 +62,12 @@ class GradientConfig(ModelConfig):
     weight_decay: float = 0.0
     """The share of every parameter, times the learning rate, that each step takes off (Loshchilov & Hutter 2019)."""
 
-    dropout: float = 0.0
-    """The share of inputs that are set to zero at random in training."""
-
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.learning_rate > 0, "learning_rate", "above 0", self.learning_rate)
-        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
         require(self.step_epochs >= 1, "step_epochs", "at least 1", self.step_epochs)
         require(0 < self.step_factor <= 1, "step_factor", "above 0, at most 1", self.step_factor)
         require(self.weight_decay >= 0, "weight_decay", "at least 0", self.weight_decay)
-        require(0 <= self.dropout < 1, "dropout", "at least 0, below 1", self.dropout)
 
     def learning_rate_at(self, progress: float) -> float:
         """The learning rate after ``progress`` epochs, a fraction counting as far into the next."""
@@ -87,6 +79,53 @@ class GradientConfig(ModelConfig):
             case "cosine":
                 return self.learning_rate * 0.5 * (1 + math.cos(math.pi * progress / self.epochs))
 
+
+@dataclass(frozen=True, kw_only=True)
+class GradientConfig(AdamConfig):
+    """Hyper-parameters of every model that Adam trains by mini-batches."""
+
+    batch_size: int
+    """Training examples in one step of the optimiser."""
+
+    dropout: float = 0.0
+    """The share of inputs that are set to zero at random in training."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require(self.batch_size >= 1, "batch_size", "at least 1", self.batch_size)
+        require(0 <= self.dropout < 1, "dropout", "at least 0, below 1", self.dropout)
+
+
+@dataclass(frozen=True)
+class Range:
+    """Values that tuning tries for a number.
+
+    Attributes:
+        low: the least.
+        high: the greatest.
+        log: whether it is the order of magnitude that matters.
+        whole: whether only whole numbers are meant.
+    """
+
+    low: float
+    high: float
+    log: bool = False
+    whole: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """Values that tuning tries for a name.
+
+    Attributes:
+        values: all of them.
+    """
+
+    values: tuple[str, ...]
+
+
+SearchSpace = Mapping[str, Range | Choices]
+"""Hyper-parameter to the values that tuning tries."""
 
 C = TypeVar("C", bound=ModelConfig)
 

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from shortlist_trainer.data.dataset import Interactions
-from shortlist_trainer.errors import ConfigError, TrainerError
+from shortlist_trainer.errors import ConfigError, Diverged, StoppedEarly, TrainerError
 from shortlist_trainer.models.base import Checkpoint, Model, State, TrainingRun
 from shortlist_trainer.models.config import ModelConfig
 from shortlist_trainer.models.history import EpochRecord, TrainingHistory
@@ -42,13 +42,14 @@ def fit(model_type: type[Model[Any]], config: ModelConfig, interactions: Interac
     Raises:
         DataError: the interactions lack what the model learns from.
         ConfigError: the checkpoint to resume is of another run.
-        TrainerError: the loss is no longer a number, memory is short, or the user stopped it before the first epoch
-            was done.
+        Diverged: the loss is no longer a number.
+        StoppedEarly: the user stopped it before the first epoch was done.
+        TrainerError: memory is short.
     """
     try:
         return _fit(model_type, config.for_data(interactions), interactions, run)
     except torch.linalg.LinAlgError as error:  # type: ignore[attr-defined]  # torch has it and does not list it
-        raise TrainerError(
+        raise Diverged(
             f"the least squares have no solution ({error}); {model_type.divergence_advice} and start again"
         ) from error
     except RuntimeError as error:
@@ -78,15 +79,17 @@ def _fit(model_type: type[Model[Any]], config: ModelConfig, interactions: Intera
                 break
             if not math.isfinite(loss):
                 advice = f"{model_type.divergence_advice} and start again"
-                raise TrainerError(f"the loss became {loss} in epoch {epoch}; {advice}")
+                raise Diverged(f"the loss became {loss} in epoch {epoch}; {advice}")
             seconds = time.perf_counter() - started
-            metric = None if run.validation is None else run.validation.measure(model)
+            metric = None
+            if run.validation is not None and (epoch % run.validation.every == 0 or epoch == epochs):
+                metric = run.validation.measure(model)
             records.append(EpochRecord(epoch, loss, seconds, metric))
             best.look_at(model, records[-1])
             if run.checkpoint is not None:
                 _save(run.checkpoint, model, best, records, identity)
     if not records:
-        raise TrainerError("stopped before the first epoch was done; there is nothing to keep")
+        raise StoppedEarly("stopped before the first epoch was done; there is nothing to keep")
     # Without validation the parameters stay as they are: between two steps they are always whole.
     best.restore(model)
     metric_name = None if run.validation is None else run.validation.metric

@@ -1,4 +1,4 @@
-"""What all models share that are trained by mini-batches and Adam."""
+"""What all models share that Adam trains."""
 
 from abc import abstractmethod
 from typing import TypeVar
@@ -8,14 +8,15 @@ from torch import Tensor, nn
 
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Model, State, TrainingRun
-from shortlist_trainer.models.config import GradientConfig
+from shortlist_trainer.models.config import AdamConfig, GradientConfig
 from shortlist_trainer.progress import Bar
 
+A_co = TypeVar("A_co", bound=AdamConfig, covariant=True)
 G_co = TypeVar("G_co", bound=GradientConfig, covariant=True)
 
 
-class GradientModel(Model[G_co]):
-    """A network trained by Adam with decoupled weight decay, on examples in a new random order every epoch.
+class AdamModel(Model[A_co]):
+    """A network trained by Adam with decoupled weight decay.
 
     The interactions are copied to the device once. Subclasses make their network from ``run.generator(0)`` and hand it
     to ``_train``.
@@ -23,7 +24,7 @@ class GradientModel(Model[G_co]):
 
     divergence_advice = "lower learning_rate"
 
-    def __init__(self, config: G_co, interactions: Interactions, run: TrainingRun) -> None:
+    def __init__(self, config: A_co, interactions: Interactions, run: TrainingRun) -> None:
         super().__init__(config, interactions, run)
         self.users = torch.from_numpy(interactions.users).long().to(run.device)  # (n,)
         self.items = torch.from_numpy(interactions.items).long().to(run.device)  # (n,)
@@ -38,39 +39,9 @@ class GradientModel(Model[G_co]):
             fused=True,
         )
 
-    @abstractmethod
-    def loss(self, batch: Tensor) -> Tensor:
-        """The mean loss of the examples whose numbers are in ``batch`` (b,), with a gradient."""
-
-    def start_epoch(self, generator: torch.Generator) -> int:  # noqa: ARG002 # for models that draw examples
-        """Draws the examples of an epoch; returns how many there are."""
-        return len(self.interactions)
-
-    def train_epoch(self, epoch: int, bar: Bar) -> float:
-        """One pass over the examples."""
-        device, generator = self.run.device, self.run.generator(epoch)
-        self._network.train()
-        count = self.start_epoch(generator)
-        batches = torch.split(torch.randperm(count, generator=generator).to(device), self.config.batch_size)
-        total, done = torch.zeros((), device=device), 0
-        # Dropout and sampling on the device draw from torch's own numbers: seeded here, put back afterwards.
-        with torch.random.fork_rng([device] if device.type == "cuda" else []):
-            torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
-            for step, batch in enumerate(batches):
-                rate = self.config.learning_rate_at(epoch - 1 + step / len(batches))
-                for group in self._optimizer.param_groups:
-                    group["lr"] = rate
-                with torch.autocast(device.type, torch.bfloat16, enabled=self.run.mixed_precision):
-                    loss = self.loss(batch)
-                self._optimizer.zero_grad()
-                loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
-                self._optimizer.step()
-                total += loss.detach() * len(batch)
-                before, done = done, done + len(batch)
-                passed = done * len(self.interactions) // count - before * len(self.interactions) // count
-                bar.advance(passed, epoch=epoch, loss=loss.detach())
-        self._network.eval()
-        return float(total) / count
+    def _set_learning_rate(self, progress: float) -> None:
+        for group in self._optimizer.param_groups:
+            group["lr"] = self.config.learning_rate_at(progress)
 
     def state(self) -> State:
         """The network's parameters and Adam's moments."""
@@ -93,3 +64,39 @@ class GradientModel(Model[G_co]):
         groups = self._optimizer.state_dict()["param_groups"]
         self._optimizer.load_state_dict({"state": moments, "param_groups": groups})
         self._network.eval()
+
+
+class GradientModel(AdamModel[G_co]):
+    """A network trained on mini-batches of examples in a new random order every epoch."""
+
+    @abstractmethod
+    def loss(self, batch: Tensor) -> Tensor:
+        """The mean loss of the examples whose numbers are in ``batch`` (b,), with a gradient."""
+
+    def start_epoch(self, generator: torch.Generator) -> int:  # noqa: ARG002 # for models that draw examples
+        """Draws the examples of an epoch; returns how many there are."""
+        return len(self.interactions)
+
+    def train_epoch(self, epoch: int, bar: Bar) -> float:
+        """One pass over the examples."""
+        device, generator = self.run.device, self.run.generator(epoch)
+        self._network.train()
+        count = self.start_epoch(generator)
+        batches = torch.split(torch.randperm(count, generator=generator).to(device), self.config.batch_size)
+        total, done = torch.zeros((), device=device), 0
+        # Dropout and sampling on the device draw from torch's own numbers: seeded here, put back afterwards.
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            torch.manual_seed(int(torch.randint(1 << 62, (), generator=generator)))
+            for step, batch in enumerate(batches):
+                self._set_learning_rate(epoch - 1 + step / len(batches))
+                with torch.autocast(device.type, torch.bfloat16, enabled=self.run.mixed_precision):
+                    loss = self.loss(batch)
+                self._optimizer.zero_grad()
+                loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
+                self._optimizer.step()
+                total += loss.detach() * len(batch)
+                before, done = done, done + len(batch)
+                passed = done * len(self.interactions) // count - before * len(self.interactions) // count
+                bar.advance(passed, epoch=epoch, loss=loss.detach())
+        self._network.eval()
+        return float(total) / count

@@ -13,7 +13,7 @@ Sampling: none; every pair counts, the untouched ones through one Gramian.
 """
 
 from dataclasses import dataclass, replace
-from typing import Literal, Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -21,7 +21,7 @@ from torch import Tensor
 
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, Model, RowArray, State, TrainingRun
-from shortlist_trainer.models.config import ModelConfig, require
+from shortlist_trainer.models.config import ModelConfig, Range, SearchSpace, require
 from shortlist_trainer.models.conjugate_gradient import improve_rows
 from shortlist_trainer.models.rows import Rows, both_sides
 from shortlist_trainer.progress import Bar
@@ -83,6 +83,11 @@ class ImplicitALS(Model[ImplicitALSConfig]):
     protocol = "full-rank"
     config_type = ImplicitALSConfig
     divergence_advice = "raise regularization"
+    search_space: ClassVar[SearchSpace] = {
+        "regularization": Range(1e-3, 1e-1, log=True),
+        "unobserved_weight": Range(1e-3, 1, log=True),
+        "epochs": Range(6, 24, whole=True),
+    }
 
     def __init__(self, config: ImplicitALSConfig, interactions: Interactions, run: TrainingRun) -> None:
         super().__init__(config, interactions, run)

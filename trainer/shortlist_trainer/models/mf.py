@@ -8,6 +8,7 @@ Sampling: every rating once an epoch, in a new random order; dropout leaves term
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.errors import DataError
 from shortlist_trainer.models.base import Embeddings, Float32Array, RowArray, TrainingRun
-from shortlist_trainer.models.config import GradientConfig, require
+from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
 from shortlist_trainer.models.gradient import GradientModel
 
 
@@ -111,6 +112,12 @@ class MatrixFactorization(GradientModel[MatrixFactorizationConfig]):
     name = "mf"
     protocol = "rating"
     config_type = MatrixFactorizationConfig
+    search_space: ClassVar[SearchSpace] = {
+        "learning_rate": Range(1e-3, 2e-2, log=True),
+        "regularization": Range(0.02, 0.3, log=True),
+        "epochs": Range(15, 50, whole=True),
+        "dropout": Range(0, 0.3),
+    }
 
     def __init__(self, config: MatrixFactorizationConfig, interactions: Interactions, run: TrainingRun) -> None:
         super().__init__(config, interactions, run)

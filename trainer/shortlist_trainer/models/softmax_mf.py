@@ -22,7 +22,7 @@ Sampling: every interaction once an epoch, in a new random order; the negatives 
 
 import math
 from dataclasses import dataclass
-from typing import Literal
+from typing import ClassVar, Literal
 
 import numpy as np
 import torch
@@ -31,7 +31,7 @@ from torch.nn import functional
 
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, RowArray, TrainingRun
-from shortlist_trainer.models.config import GradientConfig, require
+from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
 from shortlist_trainer.models.gradient import GradientModel
 
 
@@ -105,6 +105,12 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
     name = "softmax-mf"
     protocol = "full-rank"
     config_type = SoftmaxMFConfig
+    search_space: ClassVar[SearchSpace] = {
+        "temperature": Range(0.04, 0.5, log=True),
+        "learning_rate": Range(1e-3, 2e-2, log=True),
+        "dropout": Range(0, 0.5),
+        "epochs": Range(15, 60, whole=True),
+    }
 
     def __init__(self, config: SoftmaxMFConfig, interactions: Interactions, run: TrainingRun) -> None:
         super().__init__(config, interactions, run)
@@ -120,24 +126,26 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
         config = self.config
         users, items = self.users[batch], self.items[batch]
         p, q = self._tables.users[users], self._tables.items[items]  # (b, d) each
-        norms = p.square().sum(1) + q.square().sum(1)
+        norms = (p.square().sum(1) + q.square().sum(1)).mean()
         p, q = self._dropped(self._scaled(p)), self._scaled(q)
         negatives, log_expected = self._negatives(items)
         others = q if config.negatives == "in-batch" else self._scaled(self._tables.items[negatives])  # (n, d)
-        scores = p @ others.T  # (b, n)
-        same = negatives == items[:, None]  # (b, n) the example's own item among the negatives
+        same = negatives.int() == items.int()[:, None]  # (b, n) the example's own item among the negatives
         positive = (p * q).sum(1)
         match config.loss:
             case "softmax" | "bilateral-softmax":
-                logits = (scores / config.temperature - log_expected).masked_fill(same, -math.inf)
-                logits = torch.cat([positive[:, None] / config.temperature, logits], dim=1)
-                losses = torch.logsumexp(logits, 1) - self._attraction(users, p, positive)
+                # The expectations ride along as one more column, which spares passes over the (b, n) scores.
+                left = torch.cat([p / config.temperature, p.new_ones(len(p), 1)], dim=1)
+                right = torch.cat([others, -log_expected[:, None]], dim=1)
+                repulsion = torch.logsumexp((left @ right.T).masked_fill_(same, -math.inf), 1)
+                attraction = self._attraction(users, p, positive)
+                losses = torch.logaddexp(repulsion, positive / config.temperature) - attraction
             case "bpr":
-                losses = -functional.logsigmoid(positive[:, None] - scores).masked_fill(same, 0).mean(1)
+                losses = -functional.logsigmoid(positive[:, None] - p @ others.T).masked_fill(same, 0).mean(1)
             case "cosine-contrastive":
-                excess = functional.relu(scores - config.margin).masked_fill(same, 0)
+                excess = functional.relu(p @ others.T - config.margin).masked_fill(same, 0)
                 losses = 1 - positive + config.negative_weight * excess.mean(1)
-        return losses.mean() + config.regularization * norms.mean()
+        return losses.mean() + config.regularization * norms
 
     def predict(self, users: RowArray, items: RowArray) -> Float32Array:
         """Scores (n,) of pairs of rows: cosines or inner products."""

@@ -15,6 +15,7 @@ Sampling: every rating in every sweep. Runs on the CPU, whatever the device.
 """
 
 from dataclasses import dataclass
+from typing import ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -22,7 +23,7 @@ import torch
 
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, Model, RowArray, State, TrainingRun
-from shortlist_trainer.models.config import ModelConfig, require
+from shortlist_trainer.models.config import ModelConfig, Range, SearchSpace, require
 from shortlist_trainer.models.gibbs import sample_rows, sum_rows
 from shortlist_trainer.models.mf import require_ratings
 from shortlist_trainer.models.rows import Rows, both_sides
@@ -69,6 +70,10 @@ class SVDpp(Model[SVDppConfig]):
     protocol = "rating"
     config_type = SVDppConfig
     divergence_advice = "look for ratings far out of the ordinary range"
+    search_space: ClassVar[SearchSpace] = {
+        "factors": Range(8, 48, log=True, whole=True),
+        "regularization": Range(0.1, 10, log=True),
+    }
 
     def __init__(self, config: SVDppConfig, interactions: Interactions, run: TrainingRun) -> None:
         super().__init__(config, interactions, run)
