@@ -15,7 +15,7 @@ from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import TrainingRun
-from shortlist_trainer.models.base import Embeddings
+from shortlist_trainer.models.base import Embeddings, Ranker
 from shortlist_trainer.progress import Progress
 
 CPU = torch.device("cpu")
@@ -119,7 +119,9 @@ def random_dataset(users: int, items: int, per_user: int, rng: np.random.Generat
     return dataset_of(pairs, titles([f"i{item}" for item in range(items)]))
 
 
-def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embeddings, name: str = "made") -> Path:
+def publish_embeddings(
+    models_dir: Path, dataset: Dataset, embeddings: Embeddings, name: str = "made", ranker: Ranker | None = None
+) -> Path:
     """Publishes embeddings as they are; returns the version's folder."""
     items, neighbours = build_indexes(embeddings, seed=0)
     export = Export(
@@ -131,6 +133,7 @@ def publish_embeddings(models_dir: Path, dataset: Dataset, embeddings: Embedding
         refit_on_all=False,
         items=items,
         neighbours=neighbours,
+        ranker=ranker,
     )
     version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
     return models_dir / str(version)

@@ -16,6 +16,7 @@ from shortlist_server.errors import BadModel
 from shortlist_server.model.folder import MANIFEST, REQUIRED, LoadedModel, load_model
 from shortlist_server.model.store import ModelStore, State
 from shortlist_server.recommend import RecommendQuery, SimilarItemsQuery
+from shortlist_trainer.models.base import Ranker
 from tests.contract.make_golden import GOLDEN
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
@@ -44,6 +45,29 @@ def test_format_1_still_loads_and_answers_as_computed_by_hand() -> None:
     assert recommender.attributes.values("year", np.array([0, 1])) == [None, 1991]
     assert recommender.popularity.tolist() == [2, 1, 1, 1, 1]
     assert model.manifest.model_name == "golden"
+
+
+def test_a_folder_with_a_ranker_loads_and_its_vectors_answer(tmp_path: Path, rng: np.random.Generator) -> None:
+    dataset, embeddings = random_dataset(15, 60, 6, rng), random_embeddings(15, 60, 5, rng)
+    tensors = {"bias": np.array([0.5], np.float32), "mlp.user_embeddings": np.ones((15, 2), np.float32)}
+    folder = publish_embeddings(tmp_path, dataset, embeddings, ranker=Ranker("neumf", tensors))
+    model = load_model(folder, "cpu")
+    assert model.manifest.ranker.architecture == "neumf"
+    written = load_file(folder / "ranker.safetensors")
+    assert written.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name], tensor)
+    scores = model.recommender.score(dataset.user_ids[3], dataset.item_ids)
+    np.testing.assert_allclose(scores, embeddings.items @ embeddings.users[3], atol=1e-4)
+    (folder / "ranker.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadModel, match=r"ranker\.safetensors"):
+        load_model(folder, "cpu")
+
+
+def test_a_folder_without_a_ranker_says_so(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = publish_embeddings(tmp_path, random_dataset(15, 60, 6, rng), random_embeddings(15, 60, 5, rng))
+    assert not (folder / "ranker.safetensors").exists()
+    assert not load_model(folder, "cpu").manifest.HasField("ranker")
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -118,6 +118,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
         refit_on_all=refit,
         items=items,
         neighbours=neighbours,
+        ranker=model.ranker(),
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     if stopped:

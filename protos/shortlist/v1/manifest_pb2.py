@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshortlist/v1/manifest.proto\x12\x0cshortlist.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa6\x06\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12I\n\x0fhyperparameters\x18\x05 \x03(\x0b\x32\x30.shortlist.v1.ModelManifest.HyperparametersEntry\x12\x12\n\nuser_count\x18\x06 \x01(\x03\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\x08 \x01(\x05\x12\x14\n\x0c\x62ias_columns\x18\t \x01(\x05\x12\x16\n\x0escore_constant\x18\n \x01(\x01\x12+\n\nscore_kind\x18\x0b \x01(\x0e\x32\x17.shortlist.v1.ScoreKind\x12+\n\nitem_index\x18\x0c \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x30\n\x0fneighbour_index\x18\r \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x34\n\x0fitem_attributes\x18\x0e \x03(\x0b\x32\x1b.shortlist.v1.ItemAttribute\x12,\n\nevaluation\x18\x0f \x01(\x0b\x32\x18.shortlist.v1.Evaluation\x12\x31\n\rtraining_data\x18\x10 \x01(\x0b\x32\x1a.shortlist.v1.TrainingData\x12=\n\tlibraries\x18\x11 \x03(\x0b\x32*.shortlist.v1.ModelManifest.LibrariesEntry\x12&\n\x05\x66iles\x18\x12 \x03(\x0b\x32\x17.shortlist.v1.ModelFile\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\tIndexInfo\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12H\n\x11search_parameters\x18\x02 \x03(\x0b\x32-.shortlist.v1.IndexInfo.SearchParametersEntry\x12-\n\x07recalls\x18\x03 \x03(\x0b\x32\x1c.shortlist.v1.MeasuredRecall\x1a\x37\n\x15SearchParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\x0eMeasuredRecall\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x0f\n\x07queries\x18\x03 \x01(\x05\"H\n\rItemAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.shortlist.v1.AttributeType\"\x87\x03\n\nEvaluation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x1d\n\x15training_interactions\x18\x03 \x01(\x03\x12\x19\n\x11test_interactions\x18\x04 \x01(\x03\x12\x19\n\x11\x63old_interactions\x18\x05 \x01(\x03\x12\x36\n\x07metrics\x18\x06 \x03(\x0b\x32%.shortlist.v1.Evaluation.MetricsEntry\x12:\n\tbaselines\x18\x07 \x03(\x0b\x32\'.shortlist.v1.Evaluation.BaselinesEntry\x12\x14\n\x0crefit_on_all\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aI\n\x0e\x42\x61selinesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.shortlist.v1.MetricSet:\x02\x38\x01\"r\n\tMetricSet\x12\x35\n\x07metrics\x18\x01 \x03(\x0b\x32$.shortlist.v1.MetricSet.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x91\x01\n\x0cTrainingData\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x19\n\x11interaction_count\x18\x04 \x01(\x03\x12\x19\n\x11\x64uplicates_merged\x18\x05 \x01(\x03\x12\x18\n\x10\x62\x61\x64_rows_skipped\x18\x06 \x01(\x03\"=\n\tModelFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*Y\n\tScoreKind\x12\x1a\n\x16SCORE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SCORE_KIND_RATING\x10\x01\x12\x19\n\x15SCORE_KIND_PREFERENCE\x10\x02*\xb6\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x16\n\x12\x41TTRIBUTE_TYPE_INT\x10\x02\x12\x19\n\x15\x41TTRIBUTE_TYPE_DOUBLE\x10\x03\x12\x17\n\x13\x41TTRIBUTE_TYPE_BOOL\x10\x04\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_STRING_LIST\x10\x05\x42\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshortlist/v1/manifest.proto\x12\x0cshortlist.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xd0\x06\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12I\n\x0fhyperparameters\x18\x05 \x03(\x0b\x32\x30.shortlist.v1.ModelManifest.HyperparametersEntry\x12\x12\n\nuser_count\x18\x06 \x01(\x03\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\x08 \x01(\x05\x12\x14\n\x0c\x62ias_columns\x18\t \x01(\x05\x12\x16\n\x0escore_constant\x18\n \x01(\x01\x12+\n\nscore_kind\x18\x0b \x01(\x0e\x32\x17.shortlist.v1.ScoreKind\x12+\n\nitem_index\x18\x0c \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x30\n\x0fneighbour_index\x18\r \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x34\n\x0fitem_attributes\x18\x0e \x03(\x0b\x32\x1b.shortlist.v1.ItemAttribute\x12,\n\nevaluation\x18\x0f \x01(\x0b\x32\x18.shortlist.v1.Evaluation\x12\x31\n\rtraining_data\x18\x10 \x01(\x0b\x32\x1a.shortlist.v1.TrainingData\x12=\n\tlibraries\x18\x11 \x03(\x0b\x32*.shortlist.v1.ModelManifest.LibrariesEntry\x12&\n\x05\x66iles\x18\x12 \x03(\x0b\x32\x17.shortlist.v1.ModelFile\x12(\n\x06ranker\x18\x14 \x01(\x0b\x32\x18.shortlist.v1.RankerInfo\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcb\x01\n\tIndexInfo\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12H\n\x11search_parameters\x18\x02 \x03(\x0b\x32-.shortlist.v1.IndexInfo.SearchParametersEntry\x12-\n\x07recalls\x18\x03 \x03(\x0b\x32\x1c.shortlist.v1.MeasuredRecall\x1a\x37\n\x15SearchParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\x0eMeasuredRecall\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x0f\n\x07queries\x18\x03 \x01(\x05\"\"\n\nRankerInfo\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\"H\n\rItemAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.shortlist.v1.AttributeType\"\x87\x03\n\nEvaluation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x1d\n\x15training_interactions\x18\x03 \x01(\x03\x12\x19\n\x11test_interactions\x18\x04 \x01(\x03\x12\x19\n\x11\x63old_interactions\x18\x05 \x01(\x03\x12\x36\n\x07metrics\x18\x06 \x03(\x0b\x32%.shortlist.v1.Evaluation.MetricsEntry\x12:\n\tbaselines\x18\x07 \x03(\x0b\x32\'.shortlist.v1.Evaluation.BaselinesEntry\x12\x14\n\x0crefit_on_all\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aI\n\x0e\x42\x61selinesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.shortlist.v1.MetricSet:\x02\x38\x01\"r\n\tMetricSet\x12\x35\n\x07metrics\x18\x01 \x03(\x0b\x32$.shortlist.v1.MetricSet.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x91\x01\n\x0cTrainingData\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x19\n\x11interaction_count\x18\x04 \x01(\x03\x12\x19\n\x11\x64uplicates_merged\x18\x05 \x01(\x03\x12\x18\n\x10\x62\x61\x64_rows_skipped\x18\x06 \x01(\x03\"=\n\tModelFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*Y\n\tScoreKind\x12\x1a\n\x16SCORE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SCORE_KIND_RATING\x10\x01\x12\x19\n\x15SCORE_KIND_PREFERENCE\x10\x02*\xb6\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x16\n\x12\x41TTRIBUTE_TYPE_INT\x10\x02\x12\x19\n\x15\x41TTRIBUTE_TYPE_DOUBLE\x10\x03\x12\x17\n\x13\x41TTRIBUTE_TYPE_BOOL\x10\x04\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_STRING_LIST\x10\x05\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -45,36 +45,38 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION_BASELINESENTRY']._serialized_options = b'8\001'
   _globals['_METRICSET_METRICSENTRY']._loaded_options = None
   _globals['_METRICSET_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_SCOREKIND']._serialized_start=1950
-  _globals['_SCOREKIND']._serialized_end=2039
-  _globals['_ATTRIBUTETYPE']._serialized_start=2042
-  _globals['_ATTRIBUTETYPE']._serialized_end=2224
+  _globals['_SCOREKIND']._serialized_start=2028
+  _globals['_SCOREKIND']._serialized_end=2117
+  _globals['_ATTRIBUTETYPE']._serialized_start=2120
+  _globals['_ATTRIBUTETYPE']._serialized_end=2302
   _globals['_MODELMANIFEST']._serialized_start=79
-  _globals['_MODELMANIFEST']._serialized_end=885
-  _globals['_MODELMANIFEST_HYPERPARAMETERSENTRY']._serialized_start=781
-  _globals['_MODELMANIFEST_HYPERPARAMETERSENTRY']._serialized_end=835
-  _globals['_MODELMANIFEST_LIBRARIESENTRY']._serialized_start=837
-  _globals['_MODELMANIFEST_LIBRARIESENTRY']._serialized_end=885
-  _globals['_INDEXINFO']._serialized_start=888
-  _globals['_INDEXINFO']._serialized_end=1091
-  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_start=1036
-  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_end=1091
-  _globals['_MEASUREDRECALL']._serialized_start=1093
-  _globals['_MEASUREDRECALL']._serialized_end=1153
-  _globals['_ITEMATTRIBUTE']._serialized_start=1155
-  _globals['_ITEMATTRIBUTE']._serialized_end=1227
-  _globals['_EVALUATION']._serialized_start=1230
-  _globals['_EVALUATION']._serialized_end=1621
-  _globals['_EVALUATION_METRICSENTRY']._serialized_start=1500
-  _globals['_EVALUATION_METRICSENTRY']._serialized_end=1546
-  _globals['_EVALUATION_BASELINESENTRY']._serialized_start=1548
-  _globals['_EVALUATION_BASELINESENTRY']._serialized_end=1621
-  _globals['_METRICSET']._serialized_start=1623
-  _globals['_METRICSET']._serialized_end=1737
-  _globals['_METRICSET_METRICSENTRY']._serialized_start=1500
-  _globals['_METRICSET_METRICSENTRY']._serialized_end=1546
-  _globals['_TRAININGDATA']._serialized_start=1740
-  _globals['_TRAININGDATA']._serialized_end=1885
-  _globals['_MODELFILE']._serialized_start=1887
-  _globals['_MODELFILE']._serialized_end=1948
+  _globals['_MODELMANIFEST']._serialized_end=927
+  _globals['_MODELMANIFEST_HYPERPARAMETERSENTRY']._serialized_start=823
+  _globals['_MODELMANIFEST_HYPERPARAMETERSENTRY']._serialized_end=877
+  _globals['_MODELMANIFEST_LIBRARIESENTRY']._serialized_start=879
+  _globals['_MODELMANIFEST_LIBRARIESENTRY']._serialized_end=927
+  _globals['_INDEXINFO']._serialized_start=930
+  _globals['_INDEXINFO']._serialized_end=1133
+  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_start=1078
+  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_end=1133
+  _globals['_MEASUREDRECALL']._serialized_start=1135
+  _globals['_MEASUREDRECALL']._serialized_end=1195
+  _globals['_RANKERINFO']._serialized_start=1197
+  _globals['_RANKERINFO']._serialized_end=1231
+  _globals['_ITEMATTRIBUTE']._serialized_start=1233
+  _globals['_ITEMATTRIBUTE']._serialized_end=1305
+  _globals['_EVALUATION']._serialized_start=1308
+  _globals['_EVALUATION']._serialized_end=1699
+  _globals['_EVALUATION_METRICSENTRY']._serialized_start=1578
+  _globals['_EVALUATION_METRICSENTRY']._serialized_end=1624
+  _globals['_EVALUATION_BASELINESENTRY']._serialized_start=1626
+  _globals['_EVALUATION_BASELINESENTRY']._serialized_end=1699
+  _globals['_METRICSET']._serialized_start=1701
+  _globals['_METRICSET']._serialized_end=1815
+  _globals['_METRICSET_METRICSENTRY']._serialized_start=1578
+  _globals['_METRICSET_METRICSENTRY']._serialized_end=1624
+  _globals['_TRAININGDATA']._serialized_start=1818
+  _globals['_TRAININGDATA']._serialized_end=1963
+  _globals['_MODELFILE']._serialized_start=1965
+  _globals['_MODELFILE']._serialized_end=2026
 # @@protoc_insertion_point(module_scope)

@@ -139,6 +139,7 @@ class ModelManifest(google.protobuf.message.Message):
     TRAINING_DATA_FIELD_NUMBER: builtins.int
     LIBRARIES_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
+    RANKER_FIELD_NUMBER: builtins.int
     format_version: builtins.int
     """Rises whenever an older reader would misread the folder. This is format 1."""
     version: builtins.int
@@ -195,6 +196,10 @@ class ModelManifest(google.protobuf.message.Message):
     def files(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___ModelFile]:
         """Every other file of the folder."""
 
+    @property
+    def ranker(self) -> global___RankerInfo:
+        """The network behind the vectors, in ranker.safetensors; not set where the vectors give the model's own scores."""
+
     def __init__(
         self,
         *,
@@ -216,9 +221,10 @@ class ModelManifest(google.protobuf.message.Message):
         training_data: global___TrainingData | None = ...,
         libraries: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         files: collections.abc.Iterable[global___ModelFile] | None = ...,
+        ranker: global___RankerInfo | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "training_data", b"training_data"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "training_data", b"training_data"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
 
 global___ModelManifest = ModelManifest
 
@@ -293,6 +299,24 @@ class MeasuredRecall(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["k", b"k", "queries", b"queries", "recall", b"recall"]) -> None: ...
 
 global___MeasuredRecall = MeasuredRecall
+
+@typing.final
+class RankerInfo(google.protobuf.message.Message):
+    """A network whose scores the vectors only come near to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARCHITECTURE_FIELD_NUMBER: builtins.int
+    architecture: builtins.str
+    """"neumf" or "mlp"; docs/model-format.md says how each is computed."""
+    def __init__(
+        self,
+        *,
+        architecture: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture"]) -> None: ...
+
+global___RankerInfo = RankerInfo
 
 @typing.final
 class ItemAttribute(google.protobuf.message.Message):

@@ -20,7 +20,7 @@ from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
-from shortlist_trainer.models.base import Embeddings
+from shortlist_trainer.models.base import Embeddings, Ranker
 
 Array = npt.NDArray[np.generic]
 
@@ -45,6 +45,7 @@ class Export:
         refit_on_all: whether it was trained again on all interactions after the evaluation.
         items: index over the item embeddings.
         neighbours: index over the unit-length item embeddings without bias columns.
+        ranker: the network behind the vectors, where there is one.
     """
 
     model_name: str
@@ -55,6 +56,7 @@ class Export:
     refit_on_all: bool
     items: BuiltIndex
     neighbours: BuiltIndex
+    ranker: Ranker | None = None
 
 
 def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
@@ -93,12 +95,14 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         out.write_table(attributes)
     _write_index(export.items, folder / "items.faiss")
     _write_index(export.neighbours, folder / "neighbours.faiss")
+    if export.ranker is not None:
+        _save(export.ranker.tensors, folder / "ranker.safetensors")
 
     manifest = manifest_pb2.ModelManifest(
         format_version=FORMAT_VERSION,
         version=version,
         model_name=export.model_name,
-        hyperparameters={name: str(value) for name, value in export.hyperparameters.items()},
+        hyperparameters={name: _as_given(value) for name, value in export.hyperparameters.items()},
         user_count=len(dataset.user_ids),
         item_count=len(dataset.item_ids),
         embedding_size=vectors.items.shape[1],
@@ -119,10 +123,16 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         ),
         libraries={name: library_version(name) for name in _LIBRARIES},
         files=[_file_entry(path) for path in sorted(folder.iterdir())],
+        ranker=None if export.ranker is None else manifest_pb2.RankerInfo(architecture=export.ranker.architecture),
     )
     manifest.created.GetCurrentTime()
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
     (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+
+
+def _as_given(value: object) -> str:
+    """A hyper-parameter as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _save(tensors: Mapping[str, Array], path: Path) -> None:
