@@ -8,6 +8,8 @@ from shortlist_trainer.models.fit import Fitted, fit
 from shortlist_trainer.models.history import EpochRecord, TrainingHistory
 from shortlist_trainer.models.ials import ImplicitALS
 from shortlist_trainer.models.mf import MatrixFactorization
+from shortlist_trainer.models.ncf import NeuralCF
+from shortlist_trainer.models.ncf_rating import RatingNetwork
 
 __all__ = [
     "DEFAULT_MODEL",
@@ -27,6 +29,8 @@ __all__ = [
     "parse_settings",
 ]
 
-MODELS: dict[str, type[Model[Any]]] = {model.name: model for model in (ImplicitALS, MatrixFactorization)}
+MODELS: dict[str, type[Model[Any]]] = {
+    model.name: model for model in (ImplicitALS, MatrixFactorization, NeuralCF, RatingNetwork)
+}
 
 DEFAULT_MODEL = ImplicitALS.name
