@@ -19,12 +19,19 @@ SMALL = {
     "ials": ["embedding_size=2", "epochs=8"],
     "mf": ["embedding_size=2", "epochs=60", "batch_size=64", "regularization=0.01", "learning_rate=0.02"],
     "ncf": [
-        *("embedding_size=4", "mlp_embedding_size=4", "hidden_layers=8", "epochs=20", "pretraining_epochs=5"),
-        *("batch_size=256", "learning_rate=0.05"),
+        *("embedding_size=4", "mlp_embedding_size=4", "hidden_layers=8", "epochs=6", "pretraining_epochs=2"),
+        *("batch_size=64", "learning_rate=0.05"),
     ],
     "ncf-rating": [
         *("embedding_size=4", "item_embedding_size=4", "hidden_layers=16", "initial_scale=0.5", "epochs=30"),
-        *("batch_size=64", "learning_rate=0.02", "schedule=cosine", "regularization=0.1"),
+        *(
+            "batch_size=64",
+            "learning_rate=0.02",
+            "schedule=cosine",
+            "regularization=0.1",
+            "weight_decay=0",
+            "dropout=0",
+        ),
     ],
 }
 

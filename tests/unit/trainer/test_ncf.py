@@ -135,6 +135,13 @@ def test_a_training_job_publishes_the_network_beside_vectors_of_the_same_scores(
     np.testing.assert_allclose(scores, network, atol=1e-4)
 
 
+def test_batches_are_smaller_where_an_epoch_would_have_few_steps(rng: np.random.Generator) -> None:
+    many = random_dataset(400, 300, 50, rng).interactions
+    assert NeuralCFConfig().for_data(many).batch_size == len(many) // 200 < 4096
+    assert NeuralCFConfig(batch_size=70).for_data(many).batch_size == 70
+    assert NeuralCFConfig().for_data(checkerboard().interactions).batch_size == 64
+
+
 def test_gmf_is_an_inner_product_and_has_no_ranker() -> None:
     model = fit(NeuralCF, replace(SMALL, architecture="gmf"), checkerboard().interactions, training_run()).model
     assert model.ranker() is None

@@ -17,8 +17,8 @@ the vectors follow the network instead of one part of it. The network itself is 
 """
 
 import math
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 import torch
@@ -37,6 +37,10 @@ from shortlist_trainer.progress import Bar
 # Pairs scored at once: few enough that their hidden units stay in the processor's cache.
 _PAIRS_AT_ONCE = 1 << 13
 
+# Fewer steps than these leave a network far from where it goes; smaller batches than this waste the processor.
+_STEPS_AN_EPOCH = 200
+_SMALLEST_BATCH = 64
+
 
 @dataclass(frozen=True, kw_only=True)
 class NeuralCFConfig(GradientConfig):
@@ -47,7 +51,8 @@ class NeuralCFConfig(GradientConfig):
     regularization: float = 0.01
     learning_rate: float = 0.005
     batch_size: int = 4096
-    """Interactions in one step of the optimiser, each with its negatives."""
+    """Interactions in one step of the optimiser, each with its negatives; fewer where an epoch of the data would have
+    less than 200 steps."""
 
     architecture: Literal["gmf", "mlp", "neumf"] = "neumf"
     """Factors, a perceptron, or both."""
@@ -55,7 +60,7 @@ class NeuralCFConfig(GradientConfig):
     pretraining_epochs: int = 8
     """With architecture=neumf: of all epochs the first in which each part learns by itself."""
 
-    negatives: int = 4
+    negatives: int = 8
     """Untouched items beside each interaction, drawn anew every epoch."""
 
     mlp_embedding_size: int = 32
@@ -78,6 +83,11 @@ class NeuralCFConfig(GradientConfig):
         require(all(units >= 1 for units in self.hidden_layers), "hidden_layers", "at least 1", self.hidden_layers)
         require(self.initial_scale > 0, "initial_scale", "above 0", self.initial_scale)
         require(self.retrieval_size >= 1, "retrieval_size", "at least 1", self.retrieval_size)
+
+    def for_data(self, interactions: Interactions) -> Self:
+        """The same with batches small enough for the data."""
+        at_most = max(_SMALLEST_BATCH, len(interactions) // _STEPS_AN_EPOCH)
+        return replace(self, batch_size=min(self.batch_size, at_most))
 
 
 class GeneralizedFactors(nn.Module):
