@@ -17,6 +17,7 @@ from shortlist_server.errors import BadModel, NoClusters
 from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedModel, load_model
 from shortlist_server.model.store import ModelStore, State
 from shortlist_server.recommend import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
+from shortlist_trainer.models.base import Ranker
 from tests.contract.make_golden import GOLDEN
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
@@ -59,6 +60,29 @@ def test_a_folder_of_format_1_without_clusters_answers_everything_but_clusters()
         with pytest.raises(NoClusters, match="the model has no clusters; one that is trained again will have them"):
             call()
     assert len(recommender.recommend(RecommendQuery("ann", k=2, fallback=Fallback.CLUSTER)).rows) == 2
+
+
+def test_a_folder_with_a_ranker_loads_and_its_vectors_answer(tmp_path: Path, rng: np.random.Generator) -> None:
+    dataset, embeddings = random_dataset(15, 60, 6, rng), random_embeddings(15, 60, 5, rng)
+    tensors = {"bias": np.array([0.5], np.float32), "mlp.user_embeddings": np.ones((15, 2), np.float32)}
+    folder = publish_embeddings(tmp_path, dataset, embeddings, ranker=Ranker("neumf", tensors))
+    model = load_model(folder, "cpu")
+    assert model.manifest.ranker.architecture == "neumf"
+    written = load_file(folder / "ranker.safetensors")
+    assert written.keys() == tensors.keys()
+    for name, tensor in tensors.items():
+        np.testing.assert_array_equal(written[name], tensor)
+    scores = model.recommender.score(dataset.user_ids[3], dataset.item_ids)
+    np.testing.assert_allclose(scores, embeddings.items @ embeddings.users[3], atol=1e-4)
+    (folder / "ranker.safetensors").write_bytes(b"damaged")
+    with pytest.raises(BadModel, match=r"ranker\.safetensors"):
+        load_model(folder, "cpu")
+
+
+def test_a_folder_without_a_ranker_says_so(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder = publish_embeddings(tmp_path, random_dataset(15, 60, 6, rng), random_embeddings(15, 60, 5, rng))
+    assert not (folder / "ranker.safetensors").exists()
+    assert not load_model(folder, "cpu").manifest.HasField("ranker")
 
 
 @pytest.mark.parametrize("biased", [False, True])

@@ -129,6 +129,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
         neighbours=neighbours,
         clusters=clusters,
         history=fitted.history,
+        ranker=model.ranker(),
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     if stopped:

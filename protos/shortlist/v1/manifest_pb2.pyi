@@ -164,6 +164,7 @@ class ModelManifest(google.protobuf.message.Message):
     LIBRARIES_FIELD_NUMBER: builtins.int
     FILES_FIELD_NUMBER: builtins.int
     CLUSTERS_FIELD_NUMBER: builtins.int
+    RANKER_FIELD_NUMBER: builtins.int
     format_version: builtins.int
     """Rises whenever an older reader would misread the folder. This is format 1."""
     version: builtins.int
@@ -224,6 +225,10 @@ class ModelManifest(google.protobuf.message.Message):
     def clusters(self) -> global___ClusterInfo:
         """What clusters.safetensors holds; absent where the folder has no such file."""
 
+    @property
+    def ranker(self) -> global___RankerInfo:
+        """The network behind the vectors, in ranker.safetensors; not set where the vectors give the model's own scores."""
+
     def __init__(
         self,
         *,
@@ -246,9 +251,10 @@ class ModelManifest(google.protobuf.message.Message):
         libraries: collections.abc.Mapping[builtins.str, builtins.str] | None = ...,
         files: collections.abc.Iterable[global___ModelFile] | None = ...,
         clusters: global___ClusterInfo | None = ...,
+        ranker: global___RankerInfo | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["clusters", b"clusters", "created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "training_data", b"training_data"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["clusters", b"clusters", "created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "training_data", b"training_data"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
 
 global___ModelManifest = ModelManifest
 
@@ -390,6 +396,24 @@ class Clustering(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["chosen_by", b"chosen_by", "count", b"count", "silhouette", b"silhouette", "unclustered", b"unclustered"]) -> None: ...
 
 global___Clustering = Clustering
+
+@typing.final
+class RankerInfo(google.protobuf.message.Message):
+    """A network whose scores the vectors only come near to."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    ARCHITECTURE_FIELD_NUMBER: builtins.int
+    architecture: builtins.str
+    """"neumf" or "mlp"; docs/model-format.md says how each is computed."""
+    def __init__(
+        self,
+        *,
+        architecture: builtins.str = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["architecture", b"architecture"]) -> None: ...
+
+global___RankerInfo = RankerInfo
 
 @typing.final
 class ItemAttribute(google.protobuf.message.Message):

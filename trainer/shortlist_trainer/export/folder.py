@@ -25,7 +25,7 @@ from shortlist_trainer.export.format import FORMAT_VERSION, NO_CLUSTER
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
 from shortlist_trainer.export.report import ClustersShown, ClusterView, ReportContent, item_titles, write_report
-from shortlist_trainer.models.base import Embeddings
+from shortlist_trainer.models.base import Embeddings, Ranker
 from shortlist_trainer.models.history import TrainingHistory
 
 Array = npt.NDArray[np.generic]
@@ -55,6 +55,7 @@ class Export:
         clusters: of the users and of the items.
         history: how the training went, for the report; None where nobody kept it.
         with_report: whether to write the report, which takes seconds.
+        ranker: the network behind the vectors, where there is one.
     """
 
     model_name: str
@@ -68,6 +69,7 @@ class Export:
     clusters: Clusters
     history: TrainingHistory | None = None
     with_report: bool = True
+    ranker: Ranker | None = None
 
 
 def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
@@ -107,6 +109,8 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
     _write_index(export.items, folder / "items.faiss")
     _write_index(export.neighbours, folder / "neighbours.faiss")
     _save(_cluster_tensors(export.clusters), folder / "clusters.safetensors")
+    if export.ranker is not None:
+        _save(export.ranker.tensors, folder / "ranker.safetensors")
     created = dt.datetime.now(dt.UTC)
     libraries = {name: library_version(name) for name in _LIBRARIES}
     if export.with_report:
@@ -116,7 +120,7 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         format_version=FORMAT_VERSION,
         version=version,
         model_name=export.model_name,
-        hyperparameters={name: str(value) for name, value in export.hyperparameters.items()},
+        hyperparameters={name: _as_given(value) for name, value in export.hyperparameters.items()},
         user_count=len(dataset.user_ids),
         item_count=len(dataset.item_ids),
         embedding_size=vectors.items.shape[1],
@@ -143,6 +147,7 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
             ranking=_ranking(dataset),
             minimum_support=export.clusters.ranked.minimum_support.tolist(),
         ),
+        ranker=None if export.ranker is None else manifest_pb2.RankerInfo(architecture=export.ranker.architecture),
     )
     manifest.created.FromDatetime(created)
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
@@ -184,6 +189,11 @@ def _clusters_shown(export: Export) -> ClustersShown:
         views.append(ClusterView("users", label, size, top_of_users))
     by_users = "mean rating" if export.dataset.interactions.ratings is not None else "share of the cluster's users"
     return ClustersShown(views, clusters.items.labels, f"number of interactions (of users: {by_users})")
+
+
+def _as_given(value: object) -> str:
+    """A hyper-parameter as ``--set`` takes it."""
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _save(tensors: Mapping[str, Array], path: Path) -> None:

@@ -9,6 +9,8 @@ from shortlist_trainer.models.history import EpochRecord, TrainingHistory
 from shortlist_trainer.models.ials import ImplicitALS
 from shortlist_trainer.models.mf import MatrixFactorization
 from shortlist_trainer.models.mf_fullbatch import FullBatchMF
+from shortlist_trainer.models.ncf import NeuralCF
+from shortlist_trainer.models.ncf_rating import RatingNetwork
 from shortlist_trainer.models.softmax_mf import SoftmaxMF
 from shortlist_trainer.models.svdpp import SVDpp
 
@@ -32,8 +34,11 @@ __all__ = [
     "parse_settings",
 ]
 
-MODELS: dict[str, type[Model[Any]]] = {
-    model.name: model for model in (ImplicitALS, SoftmaxMF, MatrixFactorization, FullBatchMF, SVDpp)
-}
+_MODEL_TYPES: tuple[type[Model[Any]], ...] = (
+    *(ImplicitALS, SoftmaxMF, NeuralCF),  # of implicit feedback
+    *(MatrixFactorization, FullBatchMF, SVDpp, RatingNetwork),  # of ratings
+)
+
+MODELS = {model.name: model for model in _MODEL_TYPES}
 
 DEFAULT_MODEL = ImplicitALS.name

@@ -170,6 +170,8 @@ def _parse(name: str, text: str, of_type: Any) -> Any:
         if text not in ("true", "false"):
             raise ConfigError(f"{name} must be true or false, not {text!r}")
         return text == "true"
+    if get_origin(of_type) is tuple:
+        return tuple(_parse(name, part, get_args(of_type)[0]) for part in text.split(",") if text)
     try:
         return of_type(text)
     except ValueError as error:

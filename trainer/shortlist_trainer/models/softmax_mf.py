@@ -22,7 +22,7 @@ Sampling: every interaction once an epoch, in a new random order; the negatives 
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 import numpy as np
 import torch
@@ -33,6 +33,9 @@ from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
 from shortlist_trainer.models.gradient import GradientModel
+
+# Scores that are computed at once on the CPU: half a MiB of them.
+_BLOCK_SCORES = 1 << 17
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,20 +133,20 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
         p, q = self._dropped(self._scaled(p)), self._scaled(q)
         negatives, log_expected = self._negatives(items)
         others = q if config.negatives == "in-batch" else self._scaled(self._tables.items[negatives])  # (n, d)
-        same = negatives.int() == items.int()[:, None]  # (b, n) the example's own item among the negatives
         positive = (p * q).sum(1)
         match config.loss:
             case "softmax" | "bilateral-softmax":
                 # The expectations ride along as one more column, which spares passes over the (b, n) scores.
                 left = torch.cat([p / config.temperature, p.new_ones(len(p), 1)], dim=1)
                 right = torch.cat([others, -log_expected[:, None]], dim=1)
-                repulsion = torch.logsumexp((left @ right.T).masked_fill_(same, -math.inf), 1)
+                repulsion = _LogSumExp.apply(left, right, items.int(), negatives.int())  # type: ignore[no-untyped-call]
                 attraction = self._attraction(users, p, positive)
                 losses = torch.logaddexp(repulsion, positive / config.temperature) - attraction
             case "bpr":
-                losses = -functional.logsigmoid(positive[:, None] - p @ others.T).masked_fill(same, 0).mean(1)
+                behind = positive[:, None] - p @ others.T
+                losses = -functional.logsigmoid(behind).masked_fill(negatives == items[:, None], 0).mean(1)
             case "cosine-contrastive":
-                excess = functional.relu(p @ others.T - config.margin).masked_fill(same, 0)
+                excess = functional.relu(p @ others.T - config.margin).masked_fill(negatives == items[:, None], 0)
                 losses = 1 - positive + config.negative_weight * excess.mean(1)
         return losses.mean() + config.regularization * norms
 
@@ -195,3 +198,41 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
                 return drawn, torch.full_like(self._log_popularity[drawn], math.log(count / len(known)))
             case "all":
                 return known, torch.zeros_like(self._log_popularity[known])
+
+
+class _LogSumExp(torch.autograd.Function):
+    """(b,) log of the sum over j of exp(left_b . right_j), where j is not the row's own item.
+
+    In blocks that stay in a core's cache, computed again on the way back instead of kept: the (b, n) scores would
+    otherwise pass through memory some fifteen times.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, left: Tensor, right: Tensor, own: Tensor, items: Tensor) -> Tensor:
+        """Arguments: (b, k), (n, k), (b,) the rows' items, (n,) the columns' items."""
+        sums = torch.cat(
+            [torch.logsumexp(_scores(left[rows], right, own[rows], items), 1) for rows in _blocks(left, right)]
+        )
+        ctx.save_for_backward(left, right, own, items, sums)
+        return sums
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        """Gradients of left and right."""
+        left, right, own, items, sums = ctx.saved_tensors
+        of_left, of_right = torch.empty_like(left), torch.zeros_like(right)
+        for rows in _blocks(left, right):
+            shares = _scores(left[rows], right, own[rows], items).sub_(sums[rows, None]).exp_()
+            shares.mul_(gradients[0][rows, None])
+            of_left[rows] = shares @ right
+            of_right.addmm_(shares.T, left[rows])
+        return of_left, of_right, None, None
+
+
+def _scores(left: Tensor, right: Tensor, own: Tensor, items: Tensor) -> Tensor:
+    return (left @ right.T).masked_fill_(items == own[:, None], -math.inf)
+
+
+def _blocks(left: Tensor, right: Tensor) -> list[slice]:
+    rows = max(1, _BLOCK_SCORES // len(right)) if left.device.type == "cpu" else len(left)
+    return [slice(begin, begin + rows) for begin in range(0, len(left), rows)]
