@@ -54,6 +54,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     clusters.add_argument("--item-clusters", type=int, metavar="K", help="how many clusters of items")
     train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
     _add_evaluate(commands)
+    _add_tune(commands)
     add_cluster_commands(commands)
 
 
@@ -69,6 +70,27 @@ def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]
     how.add_argument("--folds", type=int, metavar="N", help="judge on N folds instead of one split")
     how.add_argument("--seeds", type=_seed, nargs="+", default=[42], metavar="SEED", help="judge once with each")
     evaluate.add_argument("--json", type=Path, metavar="FILE", help="write every run and the means to this file")
+
+
+def _add_tune(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
+    tune = commands.add_parser(
+        "tune", help="choose hyper-parameters by a holdout of the training data", formatter_class=_Defaults
+    )
+    tune.set_defaults(run=_tune, extra="trainer")
+    _add_data_options(tune)
+    options = _add_model_options(tune)
+    options.add_argument("--seed", type=_seed, default=42, help="of the split, the holdout, the training, the search")
+    how = _add_split_options(tune)
+    how.add_argument("--protocol", metavar="P", help="rating, full-rank or leave-one-out; guessed by the model")
+    search = tune.add_argument_group("search")
+    search.add_argument("--trials", type=_count, default=30, metavar="N", help="trainings to run")
+    search.add_argument("--minutes", type=float, metavar="N", help="begin no training after so many minutes")
+    search.add_argument(
+        "--study", type=Path, metavar="FILE", help="keeps all trials, to go on with later; tuning-MODEL.db if not given"
+    )
+    search.add_argument(
+        "--out", type=Path, metavar="FILE", help="where the best configuration goes; tuned-MODEL.json if not given"
+    )
 
 
 def _add_data_options(parser: argparse.ArgumentParser) -> None:
@@ -104,6 +126,9 @@ def _add_model_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGr
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
     )
     options.add_argument(
+        "--config", type=Path, metavar="FILE", help="hyper-parameters that shortlist tune chose; --set goes before them"
+    )
+    options.add_argument(
         "--mixed-precision",
         action=argparse.BooleanOptionalAction,
         help="let networks compute in bfloat16; if not given, on a GPU only",
@@ -128,6 +153,13 @@ def _seed(text: str) -> int:
     if not 0 <= seed < 2**32:
         raise argparse.ArgumentTypeError(f"must lie between 0 and {2**32 - 1}, not be {text}")
     return seed
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {text}")
+    return count
 
 
 def _fetch(options: argparse.Namespace) -> int:
@@ -185,7 +217,7 @@ def _train(options: argparse.Namespace) -> int:
         job = TrainingJob(
             model=options.model,
             models_dir=options.models_dir,
-            settings=options.set,
+            settings=_settings(options),
             device=options.device,
             seed=options.seed,
             split=options.split,
@@ -214,7 +246,7 @@ def _evaluate(options: argparse.Namespace) -> int:
         dataset = _load(options)
         job = EvaluationJob(
             model=options.model,
-            settings=options.set,
+            settings=_settings(options),
             protocol=options.protocol,
             split=options.split,
             folds=options.folds,
@@ -236,6 +268,49 @@ def _evaluate(options: argparse.Namespace) -> int:
     except (TrainerError, OSError) as error:
         return _fail(error)
     return 0
+
+
+def _tune(options: argparse.Namespace) -> int:
+    from shortlist_trainer.errors import TrainerError
+    from shortlist_trainer.tuning import TuningJob, tune
+
+    out = options.out or Path(f"tuned-{options.model}.json")
+    try:
+        dataset = _load(options)
+        job = TuningJob(
+            model=options.model,
+            study=options.study or Path(f"tuning-{options.model}.db"),
+            settings=_settings(options),
+            protocol=options.protocol,
+            split=options.split,
+            test_share=options.test_share,
+            trials=options.trials,
+            minutes=options.minutes,
+            device=options.device,
+            mixed_precision=options.mixed_precision,
+            seed=options.seed,
+        )
+        tuned = tune(job, dataset)
+        tuned.write(out)
+    except (TrainerError, OSError) as error:
+        return _fail(error)
+    _print(f"best of {tuned.trials} trials: {tuned.metric} {tuned.value:.4f} on the holdout")
+    for name, value in tuned.settings.items():
+        _print(f"  {name}={value}")
+    _print(f"written to {out}")
+    _print(f"next: shortlist train --data {options.data} --model {options.model} --config {out}")
+    return 0
+
+
+def _settings(options: argparse.Namespace) -> list[str]:
+    """The hyper-parameters of the options: those of the file, then those given one by one.
+
+    Raises:
+        ConfigError: the file is no configuration of the model.
+    """
+    from shortlist_trainer.models.config import read_settings
+
+    return [*([] if options.config is None else read_settings(options.config, options.model)), *options.set]
 
 
 def _load(options: argparse.Namespace) -> "Dataset":

@@ -38,6 +38,7 @@ class TuningJob:
         trials: how many to run in this job.
         minutes: begin no trial after so many; None for no limit.
         device: "auto" for a GPU where there is one, or a torch device.
+        mixed_precision: networks may compute in bfloat16; None to do so on a GPU.
         seed: of the split, the holdout, the training and the order of the search.
     """
 
@@ -50,6 +51,7 @@ class TuningJob:
     trials: int = 30
     minutes: float | None = None
     device: str = "auto"
+    mixed_precision: bool | None = None
     seed: int = 42
 
 
@@ -74,24 +76,8 @@ class Tuned:
     settings: Mapping[str, str]
 
     def write(self, path: Path) -> None:
-        """Writes it as JSON for ``read_config``."""
+        """Writes it as JSON for ``--config``."""
         path.write_text(json.dumps(self.__dict__, indent=2) + "\n", encoding="utf-8")
-
-
-def read_config(path: Path, model: str) -> list[str]:
-    """The hyper-parameters of a file that tuning wrote, as NAME=VALUE.
-
-    Raises:
-        ConfigError: the file is not there, is no such file, or is of another model.
-    """
-    try:
-        content = json.loads(path.read_text(encoding="utf-8"))
-        of_model, settings = content["model"], dict(content["settings"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ConfigError(f"{path} is no configuration that shortlist tune wrote: {error}") from error
-    if of_model != model:
-        raise ConfigError(f"{path} is a configuration of {of_model}, not of {model}; add --model {of_model}")
-    return [f"{name}={value}" for name, value in settings.items()]
 
 
 def tune(job: TuningJob, dataset: Dataset) -> Tuned:
@@ -178,10 +164,12 @@ class _Search:
             return value
 
         every = max(1, config.epochs // _MEASURED_TIMES)
+        device = choose_device(self.job.device)
         run = TrainingRun(
-            choose_device(self.job.device),
+            device,
             self.job.seed,
             Progress(f"trial {trial.number}", io.StringIO()),
+            device.type == "cuda" if self.job.mixed_precision is None else self.job.mixed_precision,
             validation=Validation(*HEADLINES[self.protocol], measure, every),
         )
         try:

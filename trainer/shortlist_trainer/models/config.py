@@ -1,8 +1,10 @@
 """Hyper-parameters: those that models share, and reading them from the command line."""
 
+import json
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, fields
+from pathlib import Path
 from typing import Any, Literal, Self, TypeVar, get_args, get_origin, get_type_hints
 
 from shortlist_trainer.data.dataset import Interactions
@@ -147,6 +149,22 @@ def parse_settings(config_type: type[C], settings: Iterable[str]) -> C:
             raise ConfigError(f"--set takes NAME=VALUE, not {setting!r}")
         values[name] = text
     return configure(config_type, values)
+
+
+def read_settings(path: Path, model: str) -> list[str]:
+    """The hyper-parameters of a file that tuning wrote, as NAME=VALUE.
+
+    Raises:
+        ConfigError: the file is not there, is no such file, or is of another model.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        of_model, settings = content["model"], dict(content["settings"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"{path} is no configuration that shortlist tune wrote: {error}") from error
+    if of_model != model:
+        raise ConfigError(f"{path} is a configuration of {of_model}, not of {model}; add --model {of_model}")
+    return [f"{name}={value}" for name, value in settings.items()]
 
 
 def configure(config_type: type[C], values: Mapping[str, str]) -> C:
