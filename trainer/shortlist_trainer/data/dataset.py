@@ -145,10 +145,9 @@ def build_dataset(
         if len(ids) < 2:
             raise DataError(f"{name} has one {what} only ({ids[0]!r}); a recommender needs at least two")
     pair = rows.user_codes.astype(np.int64) * len(rows.item_ids) + rows.item_codes
-    # Stable, so that rows of one pair stay in the order of time, then of the file.
     for_training = np.arange(len(pair)) < (len(pair) if training_rows is None else training_rows)
     times = np.zeros(len(pair)) if rows.timestamps is None else rows.timestamps
-    order = np.lexsort((times, for_training, pair))
+    order = _in_order(pair, for_training, times)
     last_of_pair = np.append(pair[order][1:] != pair[order][:-1], True)
     kept = order[last_of_pair]
     places = {external_id: place for place, external_id in enumerate(rows.item_ids)}
@@ -179,6 +178,17 @@ def build_dataset(
         bad_rows_skipped=rows.bad_row_count,
         given_split=None if training_rows is None else _given_split(~for_training[kept], rows.user_ids, item_rows),
     )
+
+
+def _in_order(pair: Int64Array, for_training: BoolArray, times: npt.NDArray[np.number]) -> Int64Array:
+    """(n,) the rows by pair, those of one pair by part (test first), then time, then their place in the file."""
+    order = np.argsort(pair)  # unstable, which is several times faster; few rows, if any, share a pair
+    in_order = pair[order]
+    follows = in_order[1:] == in_order[:-1]
+    shared = np.flatnonzero(np.append(follows, False) | np.append(False, follows))
+    repeated = order[shared]
+    order[shared] = repeated[np.lexsort((repeated, times[repeated], for_training[repeated], pair[repeated]))]
+    return order
 
 
 def _given_split(in_test: BoolArray, user_ids: list[str], negatives: Mapping[str, Int32Array]) -> GivenSplit:
