@@ -43,7 +43,7 @@ class SoftmaxMFConfig(GradientConfig):
     """Hyper-parameters of ``softmax-mf``."""
 
     embedding_size: int = 64
-    epochs: int = 40
+    epochs: int = 30
     regularization: float = 0.0
     learning_rate: float = 0.005
     batch_size: int = 2048
@@ -54,10 +54,10 @@ class SoftmaxMFConfig(GradientConfig):
     similarity: Literal["cosine", "dot"] = "cosine"
     """What a score is."""
 
-    temperature: float = 0.1
+    temperature: float = 0.15
     """What scores are divided by in the softmax of the negatives; smaller looks harder at the highest."""
 
-    positive_temperature: float = 0.1
+    positive_temperature: float = 0.15
     """With loss=bilateral-softmax: the same for the user's own items."""
 
     positives: int = 4
