@@ -43,8 +43,7 @@ ROWS = (
     Row(
         "NCF ML-1M, ials d=192",
         "ncf",
-        f"--model ials {_NCF} --set embedding_size=192 --set epochs=8 --set regularization=.007 "
-        "--set unobserved_weight=.3 --set solver_steps=10",
+        f"--model ials {_NCF} --set embedding_size=192 --set solver_steps=8",
         {"hr@10": 0.729, "ndcg@10": 0.451},
     ),
     Row("NCF ML-1M, ials d=64", "ncf", f"--model ials {_NCF}", {"hr@10": 0.718, "ndcg@10": 0.439}),

@@ -1,11 +1,14 @@
 """The ``shortlist`` command: what it says when something is wrong, and that it works on anybody's CSV."""
 
 import json
+import signal
+import subprocess
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.running import server_process, shortlist
+from tests.running import SHORTLIST, server_process, shortlist
 
 
 @pytest.fixture
@@ -103,6 +106,47 @@ def test_training_that_cannot_be_done_says_why_and_publishes_nothing(
     assert message in result.stderr
     assert "Traceback" not in result.stderr
     assert not (shop / "models").exists()
+
+
+def test_ctrl_c_publishes_what_is_trained_and_resume_goes_on(shop: Path) -> None:
+    models_dir = shop / "models"
+    arguments = ["train", "--models-dir", str(models_dir), "--data", str(shop / "bought.csv"), "--model", "ials"]
+    arguments += ["--columns", "user=customer,item=product", "--set", "embedding_size=4"]
+    long = [*SHORTLIST, *arguments, "--set", "epochs=1000000"]
+    with subprocess.Popen(long, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as training:
+        checkpoint = models_dir / ".checkpoints" / "ials-split.safetensors"
+        while not checkpoint.exists() and training.poll() is None:
+            time.sleep(0.05)
+        training.send_signal(signal.SIGINT)
+        _, told = training.communicate(timeout=100)
+    assert training.returncode == 0, told
+    assert "--resume goes on from where it was stopped" in told
+    assert (models_dir / "1" / "manifest.json").exists()
+    other = shortlist(*arguments, "--set", "epochs=5", "--resume")
+    assert other.returncode == 1
+    assert "of a run with another hyper-parameters" in other.stderr
+    assert "start again without --resume" in other.stderr
+    finished = shortlist(*arguments, "--set", "epochs=5")
+    assert finished.returncode == 0, finished.stderr
+    assert not list(checkpoint.parent.iterdir())
+    assert "no run to resume" in shortlist(*arguments, "--set", "epochs=2", "--resume").stderr
+
+
+def test_what_tune_chose_trains(shop: Path) -> None:
+    given = ["--data", str(shop / "bought.csv"), "--columns", "user=customer,item=product", "--set", "embedding_size=4"]
+    chosen, study = str(shop / "chosen.json"), str(shop / "study.db")
+    tuned = shortlist("tune", *given, "--trials", "3", "--out", chosen, "--study", study)
+    assert tuned.returncode == 0, tuned.stderr
+    assert "best of 3 trials: ndcg@20" in tuned.stdout
+    settings = json.loads(Path(chosen).read_text())["settings"]
+    trained = shortlist("train", "--models-dir", str(shop / "models"), *given, "--config", chosen)
+    assert trained.returncode == 0, trained.stderr
+    manifest = json.loads((shop / "models" / "1" / "manifest.json").read_text())
+    for name, value in settings.items():
+        assert manifest["hyperparameters"][name] == value
+    wrong = shortlist("train", "--models-dir", str(shop / "models"), *given, "--config", chosen, "--model", "mf")
+    assert wrong.returncode == 1
+    assert "is a configuration of ials, not of mf" in wrong.stderr
 
 
 def test_serving_on_a_taken_port_says_so(small_models: Path) -> None:
