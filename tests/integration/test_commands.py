@@ -60,6 +60,18 @@ def test_without_refitting_what_was_held_out_is_neither_seen_nor_counted(shop: P
     assert manifest["hyperparameters"]["seed"] == "7"
 
 
+def test_interactions_for_validation_do_not_count_as_trained_on(shop: Path) -> None:
+    trained = shortlist(
+        *("train", "--data", str(shop / "bought.csv"), "--columns", "user=customer,item=product", "--no-refit"),
+        *("--models-dir", str(shop / "models"), "--set", "embedding_size=4", "--set", "patience=2"),
+    )
+    assert trained.returncode == 0, trained.stderr
+    assert "of these, 16 for validation" in trained.stderr
+    manifest = json.loads((shop / "models" / "1" / "manifest.json").read_text())
+    assert manifest["evaluation"]["training_interactions"] == "144"  # of 160
+    assert manifest["training_data"]["interaction_count"] == "160"
+
+
 def test_evaluate_prints_the_figures_and_writes_them(shop: Path) -> None:
     given = ["--data", str(shop / "bought.csv"), "--columns", "user=customer,item=product"]
     judged = shortlist(

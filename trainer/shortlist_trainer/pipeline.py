@@ -97,7 +97,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     )
     _say(f"training {job.model} on {len(split.train):,} interactions ({split.description}) on {device}")
     fitted = _train(model_type, config, split.train, training, model_type.protocol)
-    evaluation = evaluate(fitted.model, split)
+    evaluation = _judge(fitted, split, model_type.protocol)
     model, stopped, refit = fitted.model, fitted.stopped, False
     if job.refit and not stopped:
         _say(f"training again on all {len(dataset.interactions):,} interactions")
@@ -151,6 +151,12 @@ def _train(
     metric, higher_is_better = HEADLINES[protocol]
     validation = Validation(metric, higher_is_better, lambda model: headline(model, split, protocol, run.seed))
     return _fit(model_type, config, split.train, replace(run, validation=validation))
+
+
+def _judge(fitted: Fitted, split: Split, protocol: str, seed: int = 0) -> EvaluationResult:
+    result = evaluate(fitted.model, split, protocol, seed)
+    # Fewer than the split's where a part of them was for validation.
+    return replace(result, training_interactions=len(fitted.model.interactions))
 
 
 def _fit(model_type: type[Model[Any]], config: ModelConfig, interactions: Interactions, run: TrainingRun) -> Fitted:
@@ -236,7 +242,7 @@ def run_evaluation(job: EvaluationJob, dataset: Dataset) -> list[EvaluationRun]:
             training = TrainingRun(device, seed, mixed_precision=_mixed(job, device))
             fitted = _train(model_type, config, split.train, training, protocol)
             seconds = time.perf_counter() - started
-            runs.append(EvaluationRun(seed, seconds, evaluate(fitted.model, split, protocol, seed)))
+            runs.append(EvaluationRun(seed, seconds, _judge(fitted, split, protocol, seed)))
             if fitted.stopped:
                 return runs
     return runs

@@ -3,10 +3,11 @@
 Model (He, Liao, Zhang, Nie, Hu & Chua 2017, "Neural Collaborative Filtering"), the logit of a user touching an item:
     gmf: sum over f of h_f p_uf q_if + b_i + b, generalised matrix factorization (equation 9) with an item bias;
     mlp: a perceptron over the concatenation of other embeddings of user and item, plus b (equation 10);
-    neumf: the mean of both, which is their joint output layer (equation 12) at the paper's trade-off of one half.
+    neumf: gmf_share times the first plus 1 - gmf_share times the second: their joint output layer (equation 12) with the
+        paper's trade-off alpha.
 Loss: binary cross-entropy with logits plus regularization * (|p_u|^2 + |q_i|^2), averaged over examples.
 Optimiser: Adam with decoupled weight decay. With pre-training, neumf's parts first learn each from its own loss; then
-    they go on together, from the loss of their mean.
+    they go on together, from the loss of their sum.
 Sampling: every interaction once an epoch, in a new random order, each beside ``negatives`` items drawn anew from those
     that its user has not touched.
 
@@ -60,6 +61,9 @@ class NeuralCFConfig(GradientConfig):
     pretraining_epochs: int = 8
     """With architecture=neumf: of all epochs the first in which each part learns by itself."""
 
+    gmf_share: float = 0.75
+    """With architecture=neumf: the weight of gmf's logit, the perceptron's having the rest."""
+
     negatives: int = 8
     """Untouched items beside each interaction, drawn anew every epoch."""
 
@@ -78,6 +82,7 @@ class NeuralCFConfig(GradientConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         require(self.pretraining_epochs >= 0, "pretraining_epochs", "at least 0", self.pretraining_epochs)
+        require(0 < self.gmf_share < 1, "gmf_share", "between 0 and 1", self.gmf_share)
         require(self.negatives >= 1, "negatives", "at least 1", self.negatives)
         require(self.mlp_embedding_size >= 1, "mlp_embedding_size", "at least 1", self.mlp_embedding_size)
         require(all(units >= 1 for units in self.hidden_layers), "hidden_layers", "at least 1", self.hidden_layers)
@@ -120,7 +125,7 @@ class GeneralizedFactors(nn.Module):
 
 
 class NeuralNetwork(nn.Module):
-    """The parts that an architecture consists of; its logit is the mean of theirs."""
+    """The parts that an architecture consists of; its logit is the weighted mean of theirs."""
 
     def __init__(self, config: NeuralCFConfig, interactions: Interactions, generator: torch.Generator) -> None:
         super().__init__()
@@ -134,12 +139,18 @@ class NeuralNetwork(nn.Module):
             self.mlp = Perceptron(interactions, sizes, config.hidden_layers, 0.0, scale, generator)
         # Of all examples this share is positive, so that the first steps need not find it out.
         self.bias = nn.Parameter(torch.tensor([-math.log(config.negatives)]))
-        self.share = 0.5 if config.architecture == "neumf" else 1.0
+        neumf = config.architecture == "neumf"
+        self.gmf_share, self.mlp_share = (config.gmf_share, 1 - config.gmf_share) if neumf else (1.0, 1.0)
 
     def forward(self, users: Tensor, items: Tensor, dropout: float) -> list[Tensor]:
         """Each part's logits (b, k) of items (b, k) for users (b,)."""
         logits = [] if self.gmf is None else [self.gmf(users, items) + self.bias]
         return logits if self.mlp is None else [*logits, self.mlp(users, items, dropout) + self.bias]
+
+    def shares(self) -> list[float]:
+        """The weight of each part's logit, in the order of ``forward``."""
+        gmf = [] if self.gmf is None else [self.gmf_share]
+        return gmf if self.mlp is None else [*gmf, self.mlp_share]
 
     def norms(self, users: Tensor, items: Tensor) -> Tensor:
         """The squared norms of all embeddings that take part, averaged over the examples."""
@@ -161,6 +172,7 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
         "learning_rate": Range(1e-3, 2e-2, log=True),
         "regularization": Range(2e-3, 5e-2, log=True),
         "negatives": Range(2, 16, log=True, whole=True),
+        "gmf_share": Range(0.3, 0.95),
         "dropout": Range(0, 0.3),
     }
 
@@ -195,7 +207,8 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
         items = torch.cat([self.items[examples, None], self._negatives[batch].long()], dim=1)  # (b, 1 + negatives)
         logits = torch.stack(self._ncf(users, items, self.config.dropout)).float()  # (parts, b, 1 + negatives)
         if self._parts_together:
-            logits = logits.mean(0, keepdim=True)
+            shares = logits.new_tensor(self._ncf.shares())
+            logits = (shares[:, None, None] * logits).sum(0, keepdim=True)
         # -log sigmoid(x) = softplus(x) - x for the positive, -log(1 - sigmoid(x)) = softplus(x) for the others.
         entropy = (functional.softplus(logits).sum() - logits[..., 0].sum()) / items.numel()
         return entropy + self.config.regularization * self._ncf.norms(users, items)
@@ -213,7 +226,7 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
                 p, q, item_bias = factors
                 logits = logits + (p.index_select(0, u) * q.index_select(0, i)).sum(1) + item_bias[i]
             if mlp is not None:
-                logits = logits + self._ncf.share * mlp(u, i)
+                logits = logits + self._ncf.mlp_share * mlp(u, i)
             scores[block] = logits.cpu().numpy()
         return scores
 
@@ -226,7 +239,7 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
             users, items, biases = [p], [q], biases + item_bias
         if self._ncf.mlp is not None:
             fitted = self._ncf.mlp.fitted_vectors(self.config.retrieval_size, self.run.generator(0, 1))
-            scale = np.float32(self._ncf.share)
+            scale = np.float32(self._ncf.mlp_share)
             users, items = [*users, scale * fitted.users], [*items, fitted.items]
             biases = biases + scale * fitted.item_bias
         return Embeddings(
@@ -244,7 +257,7 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
         tensors = {"bias": self._ncf.bias.detach().cpu().numpy()} | self._ncf.mlp.tensors("mlp.")
         last = len(self._ncf.mlp.weights) - 1
         for name in (f"mlp.layers.{last}.weight", f"mlp.layers.{last}.bias"):
-            tensors[name] = tensors[name] * np.float32(self._ncf.share)
+            tensors[name] = tensors[name] * np.float32(self._ncf.mlp_share)
         if (factors := self._folded_factors()) is not None:
             names = ("gmf.user_embeddings", "gmf.item_embeddings", "item_bias")
             tensors |= {name: tensor.cpu().numpy() for name, tensor in zip(names, factors, strict=True)}
@@ -255,5 +268,5 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
         """Users (users, d), items (items, d) and item biases (items,) that give gmf's part of the logit."""
         if (gmf := self._ncf.gmf) is None:
             return None
-        share = self._ncf.share
+        share = self._ncf.gmf_share
         return share * gmf.users * gmf.output, gmf.items.detach(), share * gmf.item_bias
