@@ -3,8 +3,8 @@
 Model (He, Liao, Zhang, Nie, Hu & Chua 2017, "Neural Collaborative Filtering"), the logit of a user touching an item:
     gmf: sum over f of h_f p_uf q_if + b_i + b, generalised matrix factorization (equation 9) with an item bias;
     mlp: a perceptron over the concatenation of other embeddings of user and item, plus b (equation 10);
-    neumf: gmf_share times the first plus 1 - gmf_share times the second: their joint output layer (equation 12) with the
-        paper's trade-off alpha.
+    neumf: gmf_share times the first plus 1 - gmf_share times the second: their joint output layer (equation 12) with
+        the paper's trade-off alpha.
 Loss: binary cross-entropy with logits plus regularization * (|p_u|^2 + |q_i|^2), averaged over examples.
 Optimiser: Adam with decoupled weight decay. With pre-training, neumf's parts first learn each from its own loss; then
     they go on together, from the loss of their sum.
