@@ -21,8 +21,8 @@ Sampling: every interaction once an epoch, in a new random order; the negatives 
 """
 
 import math
-from dataclasses import dataclass
-from typing import Any, ClassVar, Literal
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import torch
@@ -33,6 +33,10 @@ from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
 from shortlist_trainer.models.gradient import GradientModel
+
+# Fewer steps than these learn too little in an epoch; a larger batch is quicker, as every step goes over whole tables.
+_STEPS_AN_EPOCH = 100
+_SMALLEST_BATCH = 128
 
 # Scores that are computed at once on the CPU: half a MiB of them.
 _BLOCK_SCORES = 1 << 17
@@ -46,7 +50,8 @@ class SoftmaxMFConfig(GradientConfig):
     epochs: int = 30
     regularization: float = 0.0
     learning_rate: float = 0.005
-    batch_size: int = 2048
+    batch_size: int = 8192
+    """Interactions in one step of the optimiser; fewer where an epoch of the data would have less than 100 steps."""
 
     loss: Literal["softmax", "bilateral-softmax", "bpr", "cosine-contrastive"] = "softmax"
     """What is minimised; see the module."""
@@ -88,6 +93,11 @@ class SoftmaxMFConfig(GradientConfig):
         require(self.negative_count >= 1, "negative_count", "at least 1", self.negative_count)
         require(self.initial_scale > 0, "initial_scale", "above 0", self.initial_scale)
 
+    def for_data(self, interactions: Interactions) -> Self:
+        """The same with batches small enough for the data."""
+        at_most = max(_SMALLEST_BATCH, len(interactions) // _STEPS_AN_EPOCH)
+        return replace(self, batch_size=min(self.batch_size, at_most))
+
 
 class _Tables(nn.Module):
     def __init__(self, interactions: Interactions, config: SoftmaxMFConfig, generator: torch.Generator) -> None:
@@ -128,11 +138,14 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
         """The loss of a batch of interactions."""
         config = self.config
         users, items = self.users[batch], self.items[batch]
-        p, q = self._tables.users[users], self._tables.items[items]  # (b, d) each
+        p, q = (
+            functional.embedding(users, self._tables.users),
+            functional.embedding(items, self._tables.items),
+        )  # (b, d)
         norms = (p.square().sum(1) + q.square().sum(1)).mean()
         p, q = self._dropped(self._scaled(p)), self._scaled(q)
         negatives, log_expected = self._negatives(items)
-        others = q if config.negatives == "in-batch" else self._scaled(self._tables.items[negatives])  # (n, d)
+        others = q if config.negatives == "in-batch" else self._item_vectors(negatives)  # (n, d)
         positive = (p * q).sum(1)
         match config.loss:
             case "softmax" | "bilateral-softmax":
@@ -162,7 +175,7 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
         return Embeddings(users.cpu().numpy().copy(), items.cpu().numpy().copy(), score_kind="preference")
 
     def _scaled(self, vectors: Tensor) -> Tensor:
-        return functional.normalize(vectors, dim=1) if self.config.similarity == "cosine" else vectors
+        return functional.normalize(vectors, dim=-1) if self.config.similarity == "cosine" else vectors
 
     def _dropped(self, vectors: Tensor) -> Tensor:
         return functional.dropout(vectors, self.config.dropout, self._tables.training)
@@ -176,13 +189,14 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
         lengths = self._offsets[users + 1] - begin
         more = torch.rand(len(users), config.positives - 1, device=users.device)
         drawn = self.items[begin[:, None] + (more * lengths[:, None]).long()]  # (b, positives - 1)
-        scores = torch.einsum("bd,bpd->bp", p, self._scaled_rows(drawn))
+        scores = torch.einsum("bd,bpd->bp", p, self._item_vectors(drawn))
         scores = torch.cat([positive[:, None], scores], dim=1) / config.positive_temperature
         mean = torch.logsumexp(scores, 1) - math.log(config.positives)
         return mean * config.positive_temperature / config.temperature
 
-    def _scaled_rows(self, rows: Tensor) -> Tensor:
-        return self._scaled(self._tables.items[rows.flatten()]).view(*rows.shape, -1)
+    def _item_vectors(self, rows: Tensor) -> Tensor:
+        """(*rows, d) what scores are made of."""
+        return self._scaled(functional.embedding(rows, self._tables.items))
 
     def _negatives(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) item rows, and (n,) the log of how often each is expected among them."""
