@@ -124,10 +124,14 @@ def test_ials_solves_its_normal_equations(
         np.testing.assert_allclose(vectors.users[user], np.linalg.solve(left, touched.sum(axis=0)), atol=1e-4)
 
 
-def test_ials_minimises_the_loss_it_states(rng: np.random.Generator) -> None:
+@pytest.mark.parametrize("solver", ["cholesky", "conjugate-gradient"])
+def test_ials_minimises_the_loss_it_states(
+    solver: Literal["cholesky", "conjugate-gradient"], rng: np.random.Generator
+) -> None:
     interactions = random_dataset(12, 15, 5, rng).interactions
-    config = ImplicitALSConfig(embedding_size=3, epochs=200, regularization=0.05, unobserved_weight=0.2)
-    vectors = fit(ImplicitALS, config, interactions, training_run()).model.embeddings()
+    config = ImplicitALSConfig(embedding_size=3, epochs=200, regularization=0.05, unobserved_weight=0.2, solver=solver)
+    fitted = fit(ImplicitALS, config, interactions, training_run())
+    vectors = fitted.model.embeddings()
     users = torch.tensor(vectors.users, dtype=torch.float64, requires_grad=True)
     items = torch.tensor(vectors.items, dtype=torch.float64, requires_grad=True)
     touched = torch.zeros(12, 15, dtype=torch.float64)
@@ -137,6 +141,7 @@ def test_ials_minimises_the_loss_it_states(rng: np.random.Generator) -> None:
     item_weight = 0.05 * (touched.sum(0) + 0.2 * 12)
     loss = (touched * (1 - scores) ** 2).sum() + 0.2 * (scores**2).sum()
     loss = loss + (user_weight * (users**2).sum(1)).sum() + (item_weight * (items**2).sum(1)).sum()
+    assert fitted.history.epochs[-1].loss == pytest.approx(float(loss.detach()) / len(interactions), rel=1e-4)
     loss.backward()  # type: ignore[no-untyped-call]  # torch gives it no types
     assert users.grad is not None
     assert items.grad is not None

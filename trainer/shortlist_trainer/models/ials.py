@@ -26,8 +26,6 @@ from shortlist_trainer.models.conjugate_gradient import improve_rows
 from shortlist_trainer.models.rows import Rows, both_sides
 from shortlist_trainer.progress import Bar
 
-_PAIRS_AT_ONCE = 1 << 18
-
 _UNOBSERVED_TO_OBSERVED = 7.0
 """The default weight of all unobserved pairs together, against 1 for all interactions. The best weights published
 (Rendle et al. 2021) come to 6.7 on ML-1M, 2.6 on Pinterest and 28 on ML-20M, while alpha0 itself spans .007 to .3."""
@@ -114,9 +112,9 @@ class ImplicitALS(Model[ImplicitALSConfig]):
         """One pass over the users and one over the items."""
         # Items first in later epochs, so that the last solve is the users', as fold-in repeats it.
         if epoch > 1:
-            self._items = self._of_items.solve(self._items, self._users)
-        self._users = self._of_users.solve(self._users, self._items)
-        loss = self._loss()
+            self._items, _ = self._of_items.solve(self._items, self._users)
+        self._users, objective = self._of_users.solve(self._users, self._items)
+        loss = (objective + self._of_items.norms(self._items)) / len(self.interactions)
         bar.advance(len(self.interactions), epoch=epoch, loss=loss)
         return loss
 
@@ -138,20 +136,6 @@ class ImplicitALS(Model[ImplicitALSConfig]):
         """Users and items as they were solved; there are no biases."""
         return Embeddings(users=self._users.cpu().numpy(), items=self._items.cpu().numpy(), score_kind="preference")
 
-    def _loss(self) -> float:
-        """The loss per interaction."""
-        users, items, device = self._users, self._items, self._users.device
-        touched = users.new_zeros(())
-        for begin in range(0, len(self.interactions), _PAIRS_AT_ONCE):
-            block = slice(begin, begin + _PAIRS_AT_ONCE)
-            p = users.index_select(0, torch.from_numpy(self.interactions.users[block]).to(device))
-            q = items.index_select(0, torch.from_numpy(self.interactions.items[block]).to(device))
-            touched += (1 - (p * q).sum(1)).square().sum()
-        everything = ((users.T @ users) * (items.T @ items)).sum()
-        norms = self._of_users.norms(users) + self._of_items.norms(items)
-        total = touched + self.config.unobserved_weight * everything + norms
-        return float(total) / len(self.interactions)
-
 
 class _Side:
     """The least-squares problems of all rows of one side."""
@@ -163,18 +147,21 @@ class _Side:
         weights = config.regularization * touched_and_not**config.regularization_exponent
         self._regularization = torch.from_numpy(weights.astype(np.float32)).to(run.device)  # (row_count,)
 
-    def solve(self, before: Tensor, others: Tensor) -> Tensor:
+    def solve(self, before: Tensor, others: Tensor) -> tuple[Tensor, float]:
         """The rows (row_count, d) at or nearer to the minimum of the loss while ``others`` (other_count, d) are fixed.
 
         Args:
             before: (row_count, d) where they are now.
             others: (other_count, d).
+
+        Returns:
+            The rows, and the loss but for the regularisation of the others.
         """
         raise NotImplementedError
 
-    def norms(self, vectors: Tensor) -> Tensor:
+    def norms(self, vectors: Tensor) -> float:
         """The regularisation's part of the loss."""
-        return (self._regularization * vectors.square().sum(1)).sum()
+        return float((self._regularization * vectors.square().sum(1)).sum())
 
 
 class _StepwiseSide(_Side):
@@ -184,10 +171,10 @@ class _StepwiseSide(_Side):
         super().__init__(rows, config, run)
         self._steps = config.solver_steps
 
-    def solve(self, before: Tensor, others: Tensor) -> Tensor:
+    def solve(self, before: Tensor, others: Tensor) -> tuple[Tensor, float]:
         after = before.cpu().clone()
         others = others.cpu()
-        improve_rows(
+        objective = improve_rows(
             after.numpy(),
             others.numpy(),
             self._rows.offsets,
@@ -197,7 +184,7 @@ class _StepwiseSide(_Side):
             self._regularization.cpu().numpy(),
             self._steps,
         )
-        return after.to(before.device)
+        return after.to(before.device), objective
 
 
 class _ExactSide(_Side):
@@ -207,16 +194,20 @@ class _ExactSide(_Side):
         super().__init__(rows, config, run)
         self._batches = rows.batches(run.device)
 
-    def solve(self, before: Tensor, others: Tensor) -> Tensor:
+    def solve(self, before: Tensor, others: Tensor) -> tuple[Tensor, float]:
         size = others.shape[1]
         gramian = self._unobserved_weight * (others.T @ others)  # (d, d): every pair
         padded = torch.cat([others, others.new_zeros(1, size)])
         identity = torch.eye(size, device=others.device)
         solved = torch.zeros_like(before)
+        explained = before.new_zeros(())
         for batch in self._batches:
             touched = padded.index_select(0, batch.others.view(-1)).view(*batch.others.shape, size)  # (b, longest, d)
             alone = gramian + self._regularization[batch.rows, None, None] * identity
             left = torch.baddbmm(alone, touched.transpose(1, 2), touched)  # (b, d, d)
             right = touched.sum(1)  # (b, d)
-            solved[batch.rows] = torch.cholesky_solve(right[..., None], torch.linalg.cholesky(left))[..., 0]
-        return solved
+            rows = torch.cholesky_solve(right[..., None], torch.linalg.cholesky(left))[..., 0]
+            solved[batch.rows] = rows
+            explained += (rows * right).sum()
+        # At the minimum, where A w = b, a row's part of the loss is |S| - w.b.
+        return solved, float(self._rows.lengths.sum() - explained)
