@@ -39,6 +39,7 @@ class Bar:
     def __init__(self, label: str, total: int, unit: str, file: TextIO) -> None:
         self._interval_seconds = 0.1 if file.isatty() else 10.0
         self._drawn = 0.0
+        self._last: tuple[int, SupportsFloat] | None = None
         self._bar = tqdm(
             total=total, unit=unit, unit_scale=True, desc=label, mininterval=self._interval_seconds, file=file
         )
@@ -54,9 +55,10 @@ class Bar:
         Raises:
             StopRequested: the user has asked to stop.
         """
+        self._last = (epoch, loss)
         if (now := time.monotonic()) - self._drawn >= self._interval_seconds:
             self._drawn = now
-            self._bar.set_postfix(epoch=epoch, loss=f"{float(loss):.4f}", refresh=False)
+            self._show_last()
         self._bar.update(steps)
         if _interrupt.requested:
             raise StopRequested
@@ -72,7 +74,13 @@ class Bar:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
+        self._show_last()
         self._bar.close()
+
+    def _show_last(self) -> None:
+        if self._last is not None:
+            epoch, loss = self._last
+            self._bar.set_postfix(epoch=epoch, loss=f"{float(loss):.4f}", refresh=False)
 
 
 class _Interrupt:
