@@ -94,7 +94,7 @@ def test_evaluate_prints_the_figures_and_writes_them(shop: Path) -> None:
     ("arguments", "message"),
     [
         (["--data", "no/such/folder"], "neither a path nor one of the known data sets"),
-        (["--data", "{data}", "--model", "oracle"], "there is no model 'oracle'; there are ials, mf"),
+        (["--data", "{data}", "--model", "oracle"], "there is no model 'oracle'; there are ials, softmax-mf"),
         (["--data", "{data}", "--format", "tape"], "there is no format 'tape'"),
         (["--data", "{data}", "--columns", "user=customer"], "--columns takes user=NAME,item=NAME"),
         (["--data", "{data}"], "has no column 'user', 'item'; its columns are customer, product"),
