@@ -73,8 +73,8 @@ def test_served_scores_are_the_models_own_predictions(
             everything[dataset.interactions.items[dataset.interactions.users == user]] = -np.inf
             answer = client.recommend(user_id, k=50)
             rows = [dataset.item_ids.index(item.id) for item in answer.items]
-            np.testing.assert_allclose([item.score for item in answer.items], everything[rows], atol=1e-4)
-            np.testing.assert_allclose(everything[rows], np.sort(everything)[::-1][:50], atol=1e-4)
+            np.testing.assert_allclose([item.score for item in answer.items], everything[rows], atol=5e-3)
+            np.testing.assert_allclose(everything[rows], np.sort(everything)[::-1][:50], atol=5e-3)
 
 
 # Ratings, as mf has them, tell how good a film is; who watches what, as ials has it, tells which are alike.
