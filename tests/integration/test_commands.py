@@ -102,7 +102,13 @@ def test_evaluate_prints_the_figures_and_writes_them(shop: Path) -> None:
         (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "speed=9"], "no hyper-parameter"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--device", "abacus"], "'abacus' cannot be"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--device", "meta"], "must be cpu or cuda"),
-        (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "regularization=1e-12"], "raise reg"),
+        (
+            [
+                *("--data", "{data}", "--columns", "user=customer,item=product"),
+                *("--set", "solver=cholesky", "--set", "regularization=1e-12"),
+            ],
+            "raise reg",
+        ),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--set", "regularization=inf"], "not inf"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--test-share", "2"], "test share must lie"),
         (["--data", "{data}", "--columns", "user=customer,item=product", "--models-dir", "/dev/null/m"], "/dev/null"),

@@ -67,11 +67,12 @@ class TrainingJob:
 
 @dataclass(frozen=True)
 class Published:
-    """A version that a job published."""
+    """A version that a job published, the figures it states, and the model whose vectors it holds."""
 
     version: int
     folder: Path
     evaluation: EvaluationResult
+    model: Model[ModelConfig]
 
 
 def run(job: TrainingJob, dataset: Dataset) -> Published:
@@ -137,7 +138,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     else:
         for path in checkpoints:
             path.unlink(missing_ok=True)
-    return Published(version, job.models_dir / str(version), evaluation)
+    return Published(version, job.models_dir / str(version), evaluation, model)
 
 
 def _train(

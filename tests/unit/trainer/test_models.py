@@ -12,6 +12,7 @@ from shortlist_trainer.data.split import random_holdout
 from shortlist_trainer.errors import ConfigError, DataError, TrainerError
 from shortlist_trainer.evaluation.protocols import evaluate
 from shortlist_trainer.models import MODELS, Model, ModelConfig, configure, fit, parse_settings
+from shortlist_trainer.models.gradient import GradientModel
 from shortlist_trainer.models.ials import ImplicitALS, ImplicitALSConfig
 from shortlist_trainer.models.mf import MatrixFactorization, MatrixFactorizationConfig
 from shortlist_trainer.models.mf_fullbatch import FullBatchConfig, FullBatchMF
@@ -84,6 +85,19 @@ def test_equal_seeds_give_equal_models_and_other_seeds_others(name: str) -> None
     one, same, other = (trained(name, interactions, seed).embeddings().users for seed in (1, 1, 2))
     np.testing.assert_array_equal(one, same)
     assert not np.allclose(one, other)
+
+
+@pytest.mark.parametrize("name", [name for name in MODELS if issubclass(MODELS[name], GradientModel)])
+def test_equal_seeds_give_equal_models_where_several_threads_share_a_batch(name: str, rng: np.random.Generator) -> None:
+    """Batches large enough that torch spreads them, over so few rows that threads meet at every one of them."""
+    interactions = random_dataset(40, 2000, 1000, rng).interactions
+    settings = ["embedding_size=32", "epochs=2", "batch_size=20000"]
+    config = parse_settings(MODELS[name].config_type, settings)
+    one, same = (fit(MODELS[name], config, interactions, training_run()).model for _ in range(2))
+    for parameter, tensor in one.state().items():
+        np.testing.assert_array_equal(
+            tensor.detach().numpy(), same.state()[parameter].detach().numpy(), err_msg=parameter
+        )
 
 
 @pytest.mark.parametrize("name", MODELS)

@@ -5,6 +5,7 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Model, State, TrainingRun
@@ -13,6 +14,23 @@ from shortlist_trainer.progress import Bar
 
 A_co = TypeVar("A_co", bound=AdamConfig, covariant=True)
 G_co = TypeVar("G_co", bound=GradientConfig, covariant=True)
+
+
+def looked_up(table: Tensor, rows: Tensor) -> Tensor:
+    """``table[rows]``, with a gradient that does not depend on how threads take turns.
+
+    Indexing adds up its gradient atomically, in any order: two trainings with one seed would differ.
+
+    Args:
+        table: (m,) or (m, d).
+        rows: int64 of any shape.
+
+    Returns:
+        The shape of ``rows``, and d.
+    """
+    if table.dim() == 1:
+        return functional.embedding(rows, table[:, None])[..., 0]
+    return functional.embedding(rows, table)
 
 
 class AdamModel(Model[A_co]):
@@ -36,8 +54,7 @@ class AdamModel(Model[A_co]):
             network.parameters(),
             lr=self.config.learning_rate,
             weight_decay=self.config.weight_decay,
-            # On the CPU the fused step rounds by how memory is aligned: equal seeds would not give equal models.
-            fused=self.run.device.type == "cuda",
+            fused=True,
         )
 
     def _set_learning_rate(self, progress: float) -> None:

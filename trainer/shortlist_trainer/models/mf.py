@@ -19,7 +19,7 @@ from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.errors import DataError
 from shortlist_trainer.models.base import Embeddings, Float32Array, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
-from shortlist_trainer.models.gradient import GradientModel
+from shortlist_trainer.models.gradient import GradientModel, looked_up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,8 +71,8 @@ class BiasedFactors(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor, dropout: float = 0.0) -> tuple[Tensor, Tensor]:
         """Predicted ratings (n,) and the squared norms (n,) of all parameters that took part."""
-        p, q = self.user_factors[users], self.item_factors[items]  # (n, d) each
-        user_bias, item_bias = self.user_bias[users], self.item_bias[items]  # (n,) each
+        p, q = looked_up(self.user_factors, users), looked_up(self.item_factors, items)  # (n, d) each
+        user_bias, item_bias = looked_up(self.user_bias, users), looked_up(self.item_bias, items)  # (n,) each
         ratings = self.mean + user_bias + item_bias + functional.dropout(p * q, dropout, self.training).sum(1)
         return ratings, p.square().sum(1) + q.square().sum(1) + user_bias.square() + item_bias.square()
 

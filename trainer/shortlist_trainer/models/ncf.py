@@ -30,7 +30,7 @@ from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.errors import DataError
 from shortlist_trainer.models.base import Embeddings, Float32Array, Ranker, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
-from shortlist_trainer.models.gradient import GradientModel
+from shortlist_trainer.models.gradient import GradientModel, looked_up
 from shortlist_trainer.models.negatives import NegativeSampler
 from shortlist_trainer.models.perceptron import Perceptron, embedding_table
 from shortlist_trainer.progress import Bar
@@ -120,8 +120,8 @@ class GeneralizedFactors(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor) -> Tensor:
         """(b, k) logits of items (b, k) for users (b,)."""
-        p, q = functional.embedding(users, self.users) * self.output, functional.embedding(items, self.items)
-        return (p[:, None] * q).sum(-1) + self.item_bias[items]
+        p, q = looked_up(self.users, users) * self.output, looked_up(self.items, items)
+        return (p[:, None] * q).sum(-1) + looked_up(self.item_bias, items)
 
 
 class NeuralNetwork(nn.Module):
@@ -158,7 +158,8 @@ class NeuralNetwork(nn.Module):
         for part in (self.gmf, self.mlp):
             if part is not None:
                 # Every row's norm is computed once, and there are fewer rows than examples.
-                total = total + part.users.square().sum(1)[users].mean() + part.items.square().sum(1)[items].mean()
+                of_users, of_items = part.users.square().sum(1), part.items.square().sum(1)
+                total = total + looked_up(of_users, users).mean() + looked_up(of_items, items).mean()
         return total
 
 

@@ -22,7 +22,7 @@ from torch import Tensor, nn
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, Ranker, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, Schedule, SearchSpace, require
-from shortlist_trainer.models.gradient import GradientModel
+from shortlist_trainer.models.gradient import GradientModel, looked_up
 from shortlist_trainer.models.mf import require_ratings
 from shortlist_trainer.models.perceptron import Perceptron
 
@@ -77,9 +77,10 @@ class BiasedPerceptron(nn.Module):
 
     def forward(self, users: Tensor, items: Tensor, dropout: float) -> tuple[Tensor, Tensor]:
         """Ratings above the mean (b,) and the squared norms (b,) of all embeddings and biases that took part."""
-        user_bias, item_bias = self.user_bias[users], self.item_bias[items]
+        user_bias, item_bias = looked_up(self.user_bias, users), looked_up(self.item_bias, items)
         ratings = user_bias + item_bias + self.mlp(users, items[:, None], dropout)[:, 0]
-        norms = self.mlp.users.square().sum(1)[users] + self.mlp.items.square().sum(1)[items]
+        of_users, of_items = self.mlp.users.square().sum(1), self.mlp.items.square().sum(1)
+        norms = looked_up(of_users, users) + looked_up(of_items, items)
         return ratings, norms + user_bias.square() + item_bias.square()
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from shortlist_trainer.data.dataset import Float32Array, Int64Array, Interactions
+from shortlist_trainer.models.gradient import looked_up
 from shortlist_trainer.models.low_rank import fit_vectors
 
 
@@ -151,5 +152,5 @@ def embedding_table(
 def _rows_times(table: Tensor, weight: Tensor, rows: Tensor) -> Tensor:
     """Chosen rows of a table (m, d), each times a weight (h, d): (…, h)."""
     if len(table) <= rows.numel():  # multiply what is fewer
-        return functional.embedding(rows, functional.linear(table, weight))
-    return functional.linear(functional.embedding(rows, table), weight)
+        return looked_up(functional.linear(table, weight), rows)
+    return functional.linear(looked_up(table, rows), weight)

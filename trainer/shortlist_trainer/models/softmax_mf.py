@@ -32,7 +32,7 @@ from torch.nn import functional
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.models.base import Embeddings, Float32Array, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
-from shortlist_trainer.models.gradient import GradientModel
+from shortlist_trainer.models.gradient import GradientModel, looked_up
 
 # Fewer steps than these learn too little in an epoch; a larger batch is quicker, as every step goes over whole tables.
 _STEPS_AN_EPOCH = 100
@@ -139,8 +139,8 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
         config = self.config
         users, items = self.users[batch], self.items[batch]
         p, q = (
-            functional.embedding(users, self._tables.users),
-            functional.embedding(items, self._tables.items),
+            looked_up(self._tables.users, users),
+            looked_up(self._tables.items, items),
         )  # (b, d)
         norms = (p.square().sum(1) + q.square().sum(1)).mean()
         p, q = self._dropped(self._scaled(p)), self._scaled(q)
@@ -196,7 +196,7 @@ class SoftmaxMF(GradientModel[SoftmaxMFConfig]):
 
     def _item_vectors(self, rows: Tensor) -> Tensor:
         """(*rows, d) what scores are made of."""
-        return self._scaled(functional.embedding(rows, self._tables.items))
+        return self._scaled(looked_up(self._tables.items, rows))
 
     def _negatives(self, items: Tensor) -> tuple[Tensor, Tensor]:
         """(n,) item rows, and (n,) the log of how often each is expected among them."""
