@@ -12,6 +12,7 @@ from shortlist_server.errors import ClusterNotFound, ItemNotFound, NoClusters, U
 from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.item_index import NO_ROWS, ItemIndex
+from shortlist_server.ranker import Ranker
 from shortlist_server.seen_items import SeenItems
 from shortlist_server.user_embeddings import UserEmbeddings
 
@@ -152,6 +153,7 @@ class Recommender:
         popularity: (items,) interactions of each item row.
         score_constant: added to every score.
         clusters: of the users and of the items; None where the model was published without them.
+        ranker: the network behind the vectors; None where the vectors give the model's own scores.
     """
 
     user_ids: IdTable
@@ -165,6 +167,7 @@ class Recommender:
     popularity: Int64Array
     score_constant: float
     clusters: Mapping[ClusterKind, Clusters] | None = None
+    ranker: Ranker | None = None
 
     def recommend(self, query: RecommendQuery) -> Recommendation:
         """The best items for a user.

@@ -64,10 +64,19 @@ def test_a_folder_of_format_1_without_clusters_answers_everything_but_clusters()
 
 def test_a_folder_with_a_ranker_loads_and_its_vectors_answer(tmp_path: Path, rng: np.random.Generator) -> None:
     dataset, embeddings = random_dataset(15, 60, 6, rng), random_embeddings(15, 60, 5, rng)
-    tensors = {"bias": np.array([0.5], np.float32), "mlp.user_embeddings": np.ones((15, 2), np.float32)}
-    folder = publish_embeddings(tmp_path, dataset, embeddings, ranker=Ranker("neumf", tensors))
+    tensors = {
+        "bias": np.array([0.5], np.float32),
+        "mlp.user_embeddings": np.ones((15, 2), np.float32),
+        "mlp.item_embeddings": np.arange(60, dtype=np.float32)[:, None],
+        "mlp.layers.0.weight": np.array([[1, 2, 3]], np.float32),
+        "mlp.layers.0.bias": np.array([4], np.float32),
+        "mlp.slope": np.zeros(1, np.float32),
+    }
+    folder = publish_embeddings(tmp_path, dataset, embeddings, ranker=Ranker("mlp", tensors))
     model = load_model(folder, "cpu")
-    assert model.manifest.ranker.architecture == "neumf"
+    assert model.manifest.ranker.architecture == "mlp"
+    assert model.recommender.ranker is not None
+    assert model.recommender.ranker.score(np.array([3]), np.array([[0, 10]])).tolist() == [[7.5, 37.5]]
     written = load_file(folder / "ranker.safetensors")
     assert written.keys() == tensors.keys()
     for name, tensor in tensors.items():

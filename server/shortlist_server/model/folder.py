@@ -19,6 +19,7 @@ from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.item_index import ItemIndex
 from shortlist_server.model.tensors import map_tensors
+from shortlist_server.ranker import Ranker, layer_count
 from shortlist_server.recommend import ClusterKind, Recommender
 from shortlist_server.seen_items import SeenItems
 from shortlist_server.user_embeddings import UserEmbeddings
@@ -37,6 +38,8 @@ ITEM_INDEX = "items.faiss"
 NEIGHBOUR_INDEX = "neighbours.faiss"
 CLUSTERS = "clusters.safetensors"
 """Folders that were written before there were clusters lack it."""
+RANKER = "ranker.safetensors"
+"""There where the manifest has a ranker."""
 
 REQUIRED = (
     USER_EMBEDDINGS, ITEM_EMBEDDINGS, USER_IDS, ITEM_IDS, SEEN, ITEM_ATTRIBUTES, ITEM_INDEX, NEIGHBOUR_INDEX
@@ -130,13 +133,16 @@ def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
         popularity=popularity,
         score_constant=manifest.score_constant,
         clusters=_clusters(folder / CLUSTERS, manifest, popularity) if manifest.HasField("clusters") else None,
+        ranker=_ranker(folder / RANKER, manifest, device) if manifest.HasField("ranker") else None,
     )
     return LoadedModel(manifest.version, manifest, recommender)
 
 
 def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
     listed = {entry.name for entry in manifest.files}
-    for name in (*REQUIRED, *((CLUSTERS,) if manifest.HasField("clusters") else ())):
+    clusters = (CLUSTERS,) if manifest.HasField("clusters") else ()
+    ranker = (RANKER,) if manifest.HasField("ranker") else ()
+    for name in (*REQUIRED, *clusters, *ranker):
         if name not in listed:
             raise BadModel(f"{MANIFEST} does not list {name}")
     for entry in manifest.files:
@@ -224,6 +230,33 @@ def _clusters(
         ClusterKind.USER: Clusters(tensors["user_labels"], tensors["user_sizes"], offsets, items, scores),
         ClusterKind.ITEM: item_clusters(tensors["item_labels"], tensors["item_sizes"], popularity),
     }
+
+
+def _ranker(path: Path, manifest: manifest_pb2.ModelManifest, device: torch.device | str) -> Ranker:
+    tensors = map_tensors(path)
+    architecture = manifest.ranker.architecture
+    _require(architecture in ("neumf", "mlp"), path, f"is a network {architecture!r}, which this server does not know")
+    sides = (("user", manifest.user_count), ("item", manifest.item_count))
+    parts = ("mlp", "gmf") if architecture == "neumf" else ("mlp",)
+    tables = {f"{part}.{side}_embeddings": rows for part in parts for side, rows in sides}
+    layers = [f"mlp.layers.{layer}" for layer in range(layer_count(tensors))]
+    names = {"bias", "mlp.slope", *tables, *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))}
+    _require(len(layers) > 0 and names <= tensors.keys(), path, "lacks a tensor of the network")
+    shapes: dict[str, tuple[int, ...]] = {"bias": (1,), "mlp.slope": (1,)}
+    shapes |= {f"{side}_bias": (rows,) for side, rows in sides}
+    shapes |= {name: (rows, *(tensors[name].shape[1:2] or (0,))) for name, rows in tables.items()}
+    if architecture == "neumf":
+        shapes["gmf.item_embeddings"] = (manifest.item_count, shapes["gmf.user_embeddings"][1])
+    inputs = sum(shapes[f"mlp.{side}_embeddings"][1] for side, _ in sides)
+    for layer in layers:
+        outputs = 1 if layer == layers[-1] else tensors[f"{layer}.bias"].size
+        shapes |= {f"{layer}.weight": (outputs, inputs), f"{layer}.bias": (outputs,)}
+        inputs = outputs
+    network = {name: tensors[name] for name in shapes if name in tensors}
+    for name, tensor in network.items():
+        _require(tensor.shape == shapes[name], path, f"has {name} of shape {tensor.shape}, not {shapes[name]}")
+        _require(tensor.dtype == np.float32, path, f"has {name} of another type than float32")
+    return Ranker(network, device)
 
 
 def _attributes(path: Path, items: int) -> ItemAttributes:
