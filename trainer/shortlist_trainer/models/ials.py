@@ -8,7 +8,8 @@ Loss: sum over interactions of (1 - score)^2 + alpha0 * sum over all pairs of sc
     Item Recommendation Benchmarks", equations 1 to 4).
 Optimiser: least squares for every user with the items fixed, then the reverse; one such pair is an epoch. On the CPU
     each problem takes some conjugate-gradient steps from where the last epoch left it (Takács, Pilászy & Tikk 2011);
-    on a GPU, whose batched Cholesky factorisations are fast, it is solved exactly.
+    on a GPU, whose batched Cholesky factorisations are fast, it is solved exactly. What is published are the users
+    solved to the end for the last items.
 Sampling: none; every pair counts, the untouched ones through one Gramian.
 """
 
@@ -34,6 +35,10 @@ _MEAN_REGULARIZATION = 6.5
 """The default regularisation of a user with the mean number of interactions. On holdouts of ML-1M, of ML-100K and of a
 sparse part of ML-1M with 26 interactions a user the best lay between 5 and 9, while lambda itself spanned .004 to .03;
 the best published (Rendle et al. 2021) come to 2 on Pinterest and 6 on ML-20M."""
+
+_LAST_STEPS = 12
+"""Conjugate-gradient steps from where an epoch left the users to their exact vectors, which fold-in gives too. With the
+epoch's 3 alone a coordinate is off by .0012 at most on ML-1M; with these as well by .00001."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,6 +112,7 @@ class ImplicitALS(Model[ImplicitALSConfig]):
         exactly = config.solver == "cholesky" or (config.solver == "auto" and run.device.type != "cpu")
         solver = _ExactSide if exactly else _StepwiseSide
         self._of_users, self._of_items = solver(of_users, config, run), solver(of_items, config, run)
+        self._solved_users: Tensor | None = None
 
     def train_epoch(self, epoch: int, bar: Bar) -> float:
         """One pass over the users and one over the items."""
@@ -114,6 +120,7 @@ class ImplicitALS(Model[ImplicitALSConfig]):
         if epoch > 1:
             self._items, _ = self._of_items.solve(self._items, self._users)
         self._users, objective = self._of_users.solve(self._users, self._items)
+        self._solved_users = None
         loss = (objective + self._of_items.norms(self._items)) / len(self.interactions)
         bar.advance(len(self.interactions), epoch=epoch, loss=loss)
         return loss
@@ -125,16 +132,24 @@ class ImplicitALS(Model[ImplicitALSConfig]):
     def load_state(self, state: State) -> None:
         """Puts both tables back."""
         self._users, self._items = (state[name].to(self.run.device) for name in ("users", "items"))
+        self._solved_users = None
 
     def predict(self, users: RowArray, items: RowArray) -> Float32Array:
         """Preference scores (n,): about 1 for touched, about 0 for untouched."""
-        p = self._users[torch.from_numpy(users).long().to(self._users.device)]  # (n, d)
+        p = self._users_for_items()[torch.from_numpy(users).long().to(self._users.device)]  # (n, d)
         q = self._items[torch.from_numpy(items).long().to(self._items.device)]  # (n, d)
         return np.asarray((p * q).sum(1).cpu().numpy(), dtype=np.float32)
 
     def embeddings(self) -> Embeddings:
-        """Users and items as they were solved; there are no biases."""
-        return Embeddings(users=self._users.cpu().numpy(), items=self._items.cpu().numpy(), score_kind="preference")
+        """The items, and the users solved for them to the end; there are no biases."""
+        users = self._users_for_items()
+        return Embeddings(users=users.cpu().numpy(), items=self._items.cpu().numpy(), score_kind="preference")
+
+    def _users_for_items(self) -> Tensor:
+        """The users (users, d) that a fold-in of their own histories gives; training goes on from those it left."""
+        if self._solved_users is None:
+            self._solved_users = self._of_users.solve_to_the_end(self._users, self._items)
+        return self._solved_users
 
 
 class _Side:
@@ -159,6 +174,10 @@ class _Side:
         """
         raise NotImplementedError
 
+    def solve_to_the_end(self, solved: Tensor, others: Tensor) -> Tensor:  # noqa: ARG002 # for those who are there
+        """The rows (row_count, d) at the minimum, from where ``solve`` brought them."""
+        return solved
+
     def norms(self, vectors: Tensor) -> float:
         """The regularisation's part of the loss."""
         return float((self._regularization * vectors.square().sum(1)).sum())
@@ -172,6 +191,12 @@ class _StepwiseSide(_Side):
         self._steps = config.solver_steps
 
     def solve(self, before: Tensor, others: Tensor) -> tuple[Tensor, float]:
+        return self._improve(before, others, self._steps)
+
+    def solve_to_the_end(self, solved: Tensor, others: Tensor) -> Tensor:
+        return self._improve(solved, others, _LAST_STEPS)[0]
+
+    def _improve(self, before: Tensor, others: Tensor, steps: int) -> tuple[Tensor, float]:
         after = before.cpu().clone()
         others = others.cpu()
         objective = improve_rows(
@@ -182,7 +207,7 @@ class _StepwiseSide(_Side):
             self._rows.longest_first,
             (self._unobserved_weight * (others.T @ others)).numpy(),
             self._regularization.cpu().numpy(),
-            self._steps,
+            steps,
         )
         return after.to(before.device), objective
 
