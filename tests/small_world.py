@@ -17,7 +17,7 @@ from shortlist_trainer.export.clusters import build_clusters
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import TrainingRun
-from shortlist_trainer.models.base import Embeddings, Ranker
+from shortlist_trainer.models.base import Embeddings, FoldIn, Ranker
 from shortlist_trainer.progress import Progress
 
 CPU = torch.device("cpu")
@@ -168,6 +168,7 @@ def publish_embeddings(
     item_clusters: int | None = None,
     with_report: bool = False,
     ranker: Ranker | None = None,
+    fold_in: FoldIn | None = None,
 ) -> Path:
     """Publishes embeddings as they are; returns the version's folder. A report takes longer than all the rest."""
     items, neighbours = build_indexes(embeddings, seed=0)
@@ -183,6 +184,7 @@ def publish_embeddings(
         clusters=build_clusters(embeddings, dataset.interactions, user_clusters, item_clusters),
         with_report=with_report,
         ranker=ranker,
+        fold_in=fold_in,
     )
     version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
     return models_dir / str(version)

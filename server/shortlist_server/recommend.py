@@ -9,6 +9,7 @@ import numpy.typing as npt
 
 from shortlist_server.clusters import NO_CLUSTER, Clusters
 from shortlist_server.errors import ClusterNotFound, ItemNotFound, NoClusters, UserNotFound, shown
+from shortlist_server.fold_in import FoldIn
 from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.item_index import NO_ROWS, ItemIndex
@@ -154,6 +155,7 @@ class Recommender:
         score_constant: added to every score.
         clusters: of the users and of the items; None where the model was published without them.
         ranker: the network behind the vectors; None where the vectors give the model's own scores.
+        fold_in: turns a history into the user side of the score.
     """
 
     user_ids: IdTable
@@ -168,6 +170,7 @@ class Recommender:
     score_constant: float
     clusters: Mapping[ClusterKind, Clusters] | None = None
     ranker: Ranker | None = None
+    fold_in: FoldIn | None = None
 
     def recommend(self, query: RecommendQuery) -> Recommendation:
         """The best items for a user.

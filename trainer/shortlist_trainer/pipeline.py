@@ -131,6 +131,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
         clusters=clusters,
         history=fitted.history,
         ranker=model.ranker(),
+        fold_in=model.fold_in(),
     )
     version = publish(job.models_dir, lambda folder, version: write_folder(folder, version, export))
     if stopped:

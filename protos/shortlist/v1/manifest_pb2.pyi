@@ -165,6 +165,7 @@ class ModelManifest(google.protobuf.message.Message):
     FILES_FIELD_NUMBER: builtins.int
     CLUSTERS_FIELD_NUMBER: builtins.int
     RANKER_FIELD_NUMBER: builtins.int
+    FOLD_IN_FIELD_NUMBER: builtins.int
     format_version: builtins.int
     """Rises whenever an older reader would misread the folder. This is format 1."""
     version: builtins.int
@@ -229,6 +230,10 @@ class ModelManifest(google.protobuf.message.Message):
     def ranker(self) -> global___RankerInfo:
         """The network behind the vectors, in ranker.safetensors; not set where the vectors give the model's own scores."""
 
+    @property
+    def fold_in(self) -> global___FoldInInfo:
+        """How a history becomes a user vector; not set where it becomes the mean of its items' directions."""
+
     def __init__(
         self,
         *,
@@ -252,9 +257,10 @@ class ModelManifest(google.protobuf.message.Message):
         files: collections.abc.Iterable[global___ModelFile] | None = ...,
         clusters: global___ClusterInfo | None = ...,
         ranker: global___RankerInfo | None = ...,
+        fold_in: global___FoldInInfo | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["clusters", b"clusters", "created", b"created", "evaluation", b"evaluation", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "training_data", b"training_data"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["clusters", b"clusters", "created", b"created", "evaluation", b"evaluation", "fold_in", b"fold_in", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "training_data", b"training_data"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "fold_in", b"fold_in", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
 
 global___ModelManifest = ModelManifest
 
@@ -414,6 +420,40 @@ class RankerInfo(google.protobuf.message.Message):
     def ClearField(self, field_name: typing.Literal["architecture", b"architecture"]) -> None: ...
 
 global___RankerInfo = RankerInfo
+
+@typing.final
+class FoldInInfo(google.protobuf.message.Message):
+    """How a user vector is computed from a history of items; docs/model-format.md has the equations."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    SOLVER_FIELD_NUMBER: builtins.int
+    UNOBSERVED_WEIGHT_FIELD_NUMBER: builtins.int
+    REGULARIZATION_FIELD_NUMBER: builtins.int
+    REGULARIZATION_EXPONENT_FIELD_NUMBER: builtins.int
+    NOISE_VARIANCE_FIELD_NUMBER: builtins.int
+    solver: builtins.str
+    """"implicit-least-squares" or "normal-prior"."""
+    unobserved_weight: builtins.float
+    """implicit-least-squares: the weight of a pair without an interaction, one with an interaction weighing 1 more."""
+    regularization: builtins.float
+    """implicit-least-squares: the weight of the vector's squared length, times what it is scaled by."""
+    regularization_exponent: builtins.float
+    """implicit-least-squares: how that grows with the number of interactions; 0 for not at all."""
+    noise_variance: builtins.float
+    """normal-prior: the variance of a rating around its prediction, in the rating's unit squared."""
+    def __init__(
+        self,
+        *,
+        solver: builtins.str = ...,
+        unobserved_weight: builtins.float = ...,
+        regularization: builtins.float = ...,
+        regularization_exponent: builtins.float = ...,
+        noise_variance: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["noise_variance", b"noise_variance", "regularization", b"regularization", "regularization_exponent", b"regularization_exponent", "solver", b"solver", "unobserved_weight", b"unobserved_weight"]) -> None: ...
+
+global___FoldInInfo = FoldInInfo
 
 @typing.final
 class ItemAttribute(google.protobuf.message.Message):

@@ -15,6 +15,7 @@ from google.protobuf import json_format
 from shortlist.v1 import manifest_pb2
 from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.errors import BadModel
+from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.item_index import ItemIndex
@@ -134,6 +135,7 @@ def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
         score_constant=manifest.score_constant,
         clusters=_clusters(folder / CLUSTERS, manifest, popularity) if manifest.HasField("clusters") else None,
         ranker=_ranker(folder / RANKER, manifest, device) if manifest.HasField("ranker") else None,
+        fold_in=_fold_in(manifest, items["embeddings"], users),
     )
     return LoadedModel(manifest.version, manifest, recommender)
 
@@ -257,6 +259,26 @@ def _ranker(path: Path, manifest: manifest_pb2.ModelManifest, device: torch.devi
         _require(tensor.shape == shapes[name], path, f"has {name} of shape {tensor.shape}, not {shapes[name]}")
         _require(tensor.dtype == np.float32, path, f"has {name} of another type than float32")
     return Ranker(network, device)
+
+
+def _fold_in(
+    manifest: manifest_pb2.ModelManifest, items: npt.NDArray[np.float32], users: dict[str, npt.NDArray[Any]]
+) -> FoldIn:
+    info, table, biases = manifest.fold_in, users["embeddings"], manifest.bias_columns
+    taste = items[:, : manifest.embedding_size - biases]
+    if not manifest.HasField("fold_in"):
+        return UserLength(CosineMean(taste), biases, table)
+    match info.solver:
+        case "implicit-least-squares":
+            numbers = (info.unobserved_weight, info.regularization, info.regularization_exponent)
+            if np.isfinite(numbers).all() and min(numbers) >= 0 and info.regularization > 0:
+                solver = ImplicitLeastSquares(taste, *numbers)
+                return UserLength(solver, biases, table) if biases else solver
+        case "normal-prior":
+            if 0 < info.noise_variance < np.inf:
+                constant, variance = manifest.score_constant, info.noise_variance
+                return NormalPrior(items, biases, table, users.get("bias"), constant, variance)
+    raise BadModel(f"{MANIFEST} folds in by {info.solver!r}, which this server does not know, or with unfit numbers")
 
 
 def _attributes(path: Path, items: int) -> ItemAttributes:

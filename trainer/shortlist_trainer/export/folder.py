@@ -3,7 +3,7 @@
 import datetime as dt
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
 
@@ -25,7 +25,7 @@ from shortlist_trainer.export.format import FORMAT_VERSION, NO_CLUSTER
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
 from shortlist_trainer.export.report import ClustersShown, ClusterView, ReportContent, item_titles, write_report
-from shortlist_trainer.models.base import Embeddings, Ranker
+from shortlist_trainer.models.base import Embeddings, FoldIn, Ranker
 from shortlist_trainer.models.history import TrainingHistory
 
 Array = npt.NDArray[np.generic]
@@ -56,6 +56,7 @@ class Export:
         history: how the training went, for the report; None where nobody kept it.
         with_report: whether to write the report, which takes seconds.
         ranker: the network behind the vectors, where there is one.
+        fold_in: how a history becomes a user vector; None for the mean of its items' directions.
     """
 
     model_name: str
@@ -70,6 +71,7 @@ class Export:
     history: TrainingHistory | None = None
     with_report: bool = True
     ranker: Ranker | None = None
+    fold_in: FoldIn | None = None
 
 
 def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
@@ -148,6 +150,7 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
             minimum_support=export.clusters.ranked.minimum_support.tolist(),
         ),
         ranker=None if export.ranker is None else manifest_pb2.RankerInfo(architecture=export.ranker.architecture),
+        fold_in=None if export.fold_in is None else manifest_pb2.FoldInInfo(**asdict(export.fold_in)),
     )
     manifest.created.FromDatetime(created)
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)

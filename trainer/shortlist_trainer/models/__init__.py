@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from shortlist_trainer.models.base import Checkpoint, Embeddings, Model, Ranker, TrainingRun, Validation
+from shortlist_trainer.models.base import Checkpoint, Embeddings, FoldIn, Model, Ranker, TrainingRun, Validation
 from shortlist_trainer.models.config import Choices, ModelConfig, Range, configure, parse_settings
 from shortlist_trainer.models.fit import Fitted, fit
 from shortlist_trainer.models.history import EpochRecord, TrainingHistory
@@ -22,6 +22,7 @@ __all__ = [
     "Embeddings",
     "EpochRecord",
     "Fitted",
+    "FoldIn",
     "Model",
     "ModelConfig",
     "Range",

@@ -19,6 +19,9 @@ Float32Array = npt.NDArray[np.float32]
 RowArray = npt.NDArray[np.integer]
 State = dict[str, Tensor]
 
+_SAMPLED_ERRORS = 1 << 20
+"""Training errors that say how noisy ratings are."""
+
 
 @dataclass(frozen=True)
 class Embeddings:
@@ -55,6 +58,27 @@ class Ranker:
 
     architecture: str
     tensors: Mapping[str, npt.NDArray[np.float32]]
+
+
+@dataclass(frozen=True)
+class FoldIn:
+    """How the server computes the vector of a user whom the model has not seen, from a history of items.
+
+    docs/model-format.md has the equations.
+
+    Attributes:
+        solver: which of them.
+        unobserved_weight: implicit-least-squares: the weight of a pair without an interaction, against 1 more.
+        regularization: implicit-least-squares: the weight of the vector's squared length, times what it is scaled by.
+        regularization_exponent: implicit-least-squares: how that grows with the number of interactions.
+        noise_variance: normal-prior: of a rating around its prediction.
+    """
+
+    solver: Literal["implicit-least-squares", "normal-prior"]
+    unobserved_weight: float = 0.0
+    regularization: float = 0.0
+    regularization_exponent: float = 0.0
+    noise_variance: float = 0.0
 
 
 class Recommender(ABC):
@@ -175,6 +199,18 @@ class Model(Recommender, Generic[C_co]):
         self.config = config
         self.interactions = interactions
         self.run = run
+
+    def fold_in(self) -> FoldIn | None:
+        """How a history becomes a user vector; None for the mean of its items' directions.
+
+        By default ratings go by how users are spread, with the training error as their noise.
+        """
+        ratings = self.interactions.ratings
+        if self.protocol != "rating" or ratings is None:
+            return None
+        every = slice(None, None, max(1, len(ratings) // _SAMPLED_ERRORS))
+        errors = self.predict(self.interactions.users[every], self.interactions.items[every]) - ratings[every]
+        return FoldIn("normal-prior", noise_variance=max(float(np.square(errors).mean()), 1e-6))
 
     @abstractmethod
     def train_epoch(self, epoch: int, bar: Bar) -> float:

@@ -21,7 +21,7 @@ import torch
 from torch import Tensor
 
 from shortlist_trainer.data.dataset import Interactions
-from shortlist_trainer.models.base import Embeddings, Float32Array, Model, RowArray, State, TrainingRun
+from shortlist_trainer.models.base import Embeddings, Float32Array, FoldIn, Model, RowArray, State, TrainingRun
 from shortlist_trainer.models.config import ModelConfig, Range, SearchSpace, require
 from shortlist_trainer.models.conjugate_gradient import improve_rows
 from shortlist_trainer.models.rows import Rows, both_sides
@@ -144,6 +144,16 @@ class ImplicitALS(Model[ImplicitALSConfig]):
         """The items, and the users solved for them to the end; there are no biases."""
         users = self._users_for_items()
         return Embeddings(users=users.cpu().numpy(), items=self._items.cpu().numpy(), score_kind="preference")
+
+    def fold_in(self) -> FoldIn:
+        """The problem that every user's vector was solved from."""
+        config = self.config
+        return FoldIn(
+            "implicit-least-squares",
+            unobserved_weight=config.unobserved_weight,
+            regularization=config.regularization,
+            regularization_exponent=config.regularization_exponent,
+        )
 
     def _users_for_items(self) -> Tensor:
         """The users (users, d) that a fold-in of their own histories gives; training goes on from those it left."""

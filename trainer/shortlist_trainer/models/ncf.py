@@ -28,7 +28,7 @@ from torch.nn import functional
 
 from shortlist_trainer.data.dataset import Interactions
 from shortlist_trainer.errors import DataError
-from shortlist_trainer.models.base import Embeddings, Float32Array, Ranker, RowArray, TrainingRun
+from shortlist_trainer.models.base import Embeddings, Float32Array, FoldIn, Ranker, RowArray, TrainingRun
 from shortlist_trainer.models.config import GradientConfig, Range, SearchSpace, require
 from shortlist_trainer.models.gradient import GradientModel, looked_up
 from shortlist_trainer.models.negatives import NegativeSampler
@@ -41,6 +41,11 @@ _PAIRS_AT_ONCE = 1 << 13
 # Fewer steps than these leave a network far from where it goes; smaller batches than this waste the processor.
 _STEPS_AN_EPOCH = 200
 _SMALLEST_BATCH = 64
+
+# Of a fold-in: the weight of all unobserved pairs together, against 1 for all interactions, and the regularisation as
+# a share of what those pairs add to the mean column (docs/decisions/0016-fold-in.md).
+_UNOBSERVED_TO_OBSERVED = 14.0
+_REGULARIZATION_SHARE = 0.1
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -263,6 +268,18 @@ class NeuralCF(GradientModel[NeuralCFConfig]):
             names = ("gmf.user_embeddings", "gmf.item_embeddings", "item_bias")
             tensors |= {name: tensor.cpu().numpy() for name, tensor in zip(names, factors, strict=True)}
         return Ranker(self.config.architecture, tensors)
+
+    def fold_in(self) -> FoldIn:
+        """The least squares of iALS over the published columns: no user side of the network can be solved for."""
+        interactions, items = self.interactions, self.embeddings().items[:, :-1]
+        pairs = interactions.user_count * interactions.item_count
+        unobserved_weight = _UNOBSERVED_TO_OBSERVED * len(interactions) / pairs
+        mean_column = float(np.square(items, dtype=np.float64).sum()) / items.shape[1]
+        return FoldIn(
+            "implicit-least-squares",
+            unobserved_weight=unobserved_weight,
+            regularization=_REGULARIZATION_SHARE * unobserved_weight * mean_column,
+        )
 
     @torch.inference_mode()
     def _folded_factors(self) -> tuple[Tensor, Tensor, Tensor] | None:
