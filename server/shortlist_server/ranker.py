@@ -14,7 +14,8 @@ Int64Array = npt.NDArray[np.int64]
 PADDING = -1
 """In place of an item row: no item."""
 
-# Pairs scored at once: on the CPU their hidden units shall stay in its cache, on a GPU 2^18 pairs of 64 are 64 MiB.
+# Pairs scored at once, but for the last user's: on the CPU their hidden units shall stay in its cache, on a GPU 2^18
+# pairs of 64 units are 64 MiB.
 _PAIRS_AT_ONCE_CPU = 1 << 13
 _PAIRS_AT_ONCE_GPU = 1 << 18
 
@@ -58,41 +59,36 @@ class Ranker:
         Returns:
             (b, c) float32 on the CPU; minus infinity for padding.
         """
-        u, i = (torch.from_numpy(rows).to(self.device) for rows in (users, items))
-        flat = i.reshape(-1)  # (b * c,)
-        of_users = functional.linear(self._users[u], self._first_half(of_items=False), self._layers[0][1])  # (b, h)
-        lines = torch.arange(len(u), device=self.device).repeat_interleave(items.shape[1])  # (b * c,)
-        scores = torch.empty(flat.shape, device=self.device)
-        for begin in range(0, len(flat), self._pairs_at_once):
-            block = slice(begin, begin + self._pairs_at_once)
-            line, candidates = lines[block], flat[block].clamp(min=0)
-            scores[block] = self._perceptron(of_users[line], candidates) + self._rest(u[line], candidates)
-        scores[flat == PADDING] = -torch.inf
-        return np.asarray(scores.reshape(i.shape).cpu().numpy(), dtype=np.float32)
+        at_once = max(1, self._pairs_at_once // max(1, items.shape[1]))
+        scores = torch.empty(items.shape, device=self.device)
+        for begin in range(0, len(users), at_once):
+            block = slice(begin, begin + at_once)
+            u, i = (torch.from_numpy(rows[block]).to(self.device) for rows in (users, items))
+            known = i.clamp(min=0)
+            scores[block] = (self._perceptron(u, known) + self._rest(u, known)).masked_fill_(i == PADDING, -torch.inf)
+        return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
-    def _first_half(self, *, of_items: bool) -> Tensor:
-        """The first layer's weights for the user embedding (h, d_u) or for the item embedding (h, d_i)."""
+    def _perceptron(self, users: Tensor, items: Tensor) -> Tensor:
+        """(b, c) its scores of items (b, c) for users (b,)."""
+        weight, bias = self._layers[0]
         size = self._users.shape[1]
-        weight = self._layers[0][0]
-        return weight[:, size:] if of_items else weight[:, :size]
-
-    def _perceptron(self, of_users: Tensor, items: Tensor) -> Tensor:
-        """(n,) its scores for items (n,) and the first layer's terms of their users (n, h)."""
-        hidden = of_users + functional.linear(self._items[items], self._first_half(of_items=True))  # (n, h)
+        of_users = functional.linear(self._users[users], weight[:, :size], bias)  # (b, h)
+        hidden = functional.linear(self._items[items], weight[:, size:]).add_(of_users[:, None])  # (b, c, h)
         for weight, bias in self._layers[1:]:
-            hidden = functional.linear(functional.leaky_relu(hidden, self._slope), weight, bias)
-        return hidden[:, 0]
+            hidden = functional.linear(functional.leaky_relu_(hidden, self._slope), weight, bias)
+        return hidden[..., 0]
 
     def _rest(self, users: Tensor, items: Tensor) -> Tensor:
-        """(n,) what the score has beside the perceptron: biases and factors."""
+        """(b, c) what the score has beside the perceptron: biases and factors."""
         tensors = self._tensors
-        total = tensors["bias"]
+        total = tensors["bias"].expand(items.shape)
         if "user_bias" in tensors:
-            total = total + tensors["user_bias"][users]
+            total = total + tensors["user_bias"][users, None]
         if "item_bias" in tensors:
             total = total + tensors["item_bias"][items]
         if "gmf.user_embeddings" in tensors:
-            total = total + (tensors["gmf.user_embeddings"][users] * tensors["gmf.item_embeddings"][items]).sum(1)
+            p, q = tensors["gmf.user_embeddings"][users], tensors["gmf.item_embeddings"][items]
+            total = total + torch.bmm(q, p[..., None])[..., 0]
         return total
 
 

@@ -211,7 +211,10 @@ def test_ncf_folds_in_by_least_squares_over_its_columns() -> None:
     model = fit(NeuralCF, config, interactions, training_run()).model
     weight = 14 * len(interactions) / (40 * 30)
     ridge = 0.1 * weight * np.square(model.embeddings().items[:, :9]).sum() / 9
-    assert model.fold_in() == PublishedFoldIn("implicit-least-squares", weight, pytest.approx(float(ridge)))
+    said = model.fold_in()
+    assert said is not None
+    assert said == PublishedFoldIn("implicit-least-squares", weight, said.regularization)
+    assert said.regularization == pytest.approx(float(ridge))
 
 
 def test_a_training_job_says_how_to_fold_in(tmp_path: Path) -> None:
