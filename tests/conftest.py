@@ -37,10 +37,17 @@ def small_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return models_dir
 
 
+@pytest.fixture(scope="session", params=["fast", "plain"])
+def lane(request: pytest.FixtureRequest) -> str:
+    """How a server answers unary queries: what is asked of one lane holds for the other."""
+    name: str = request.param
+    return name
+
+
 @pytest.fixture(scope="session")
-def small_server(small_models: Path) -> Iterator[str]:
+def small_server(small_models: Path, lane: str) -> Iterator[str]:
     """The address of a server of ``small_models``."""
-    with serving(small_models) as app:
+    with serving(small_models, lane) as app:
         yield app.address
 
 

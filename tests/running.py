@@ -4,12 +4,13 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import ParamSpec, TypeVar
 
 from shortlist_server.app import ServerApp, ServerConfig
+from shortlist_server.errors import QueryError
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -39,10 +40,18 @@ class HeldSearch:
         return held
 
 
+def only(answers: Sequence[T | QueryError]) -> T:
+    """The answer to the one query that was asked; raises what it failed with."""
+    (answer,) = answers
+    if isinstance(answer, QueryError):
+        raise answer
+    return answer
+
+
 @contextmanager
-def serving(models_dir: Path, **config: float) -> Iterator[ServerApp]:
+def serving(models_dir: Path, lane: str = "auto", **config: float) -> Iterator[ServerApp]:
     """A started server of this process, stopped at the end."""
-    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", **config))  # type: ignore[arg-type]  # whole numbers too
+    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", lane=lane, **config))  # type: ignore[arg-type]  # whole numbers too
     app.start()
     try:
         yield app

@@ -1,7 +1,6 @@
 """How many requests may work and wait at once."""
 
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -20,33 +19,52 @@ class Admission:
         self._turns = threading.Semaphore(working)
         self._places = threading.Semaphore(working + waiting)
 
+    def enter(self) -> None:
+        """Takes a place among those that work and wait; ``leave`` gives it back.
+
+        Raises:
+            QueueFull: too many wait already.
+        """
+        if not self._places.acquire(blocking=False):
+            raise QueueFull
+
+    def leave(self) -> None:
+        """Gives a place back."""
+        self._places.release()
+
     @contextmanager
-    def turn(self, seconds_left: float | None) -> Iterator[float]:
-        """Waits for a turn and holds it.
+    def work(self, seconds_left: float | None = None) -> Iterator[None]:
+        """Waits for a turn and holds it; for those who have a place.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
 
-        Yields:
-            Seconds spent waiting.
+        Raises:
+            DeadlinePassed: the deadline passed first.
+        """
+        # Without a deadline gRPC tells of billions of seconds left, more than a lock can wait for.
+        longest_wait = threading.TIMEOUT_MAX if seconds_left is None else min(seconds_left, threading.TIMEOUT_MAX)
+        if longest_wait <= 0 or not self._turns.acquire(timeout=longest_wait):
+            raise DeadlinePassed
+        try:
+            yield
+        finally:
+            self._turns.release()
+
+    @contextmanager
+    def turn(self, seconds_left: float | None) -> Iterator[None]:
+        """Takes a place, waits for a turn and holds both.
+
+        Args:
+            seconds_left: until the caller's deadline; None when it set none.
 
         Raises:
             QueueFull: too many wait already.
             DeadlinePassed: the deadline passed first.
         """
-        if not self._places.acquire(blocking=False):
-            raise QueueFull
+        self.enter()
         try:
-            arrived = time.perf_counter()
-            if seconds_left is not None and seconds_left <= 0:
-                raise DeadlinePassed
-            # Without a deadline gRPC tells of billions of seconds left, more than a lock can wait for.
-            longest_wait = threading.TIMEOUT_MAX if seconds_left is None else min(seconds_left, threading.TIMEOUT_MAX)
-            if not self._turns.acquire(timeout=longest_wait):
-                raise DeadlinePassed
-            try:
-                yield time.perf_counter() - arrived
-            finally:
-                self._turns.release()
+            with self.work(seconds_left):
+                yield
         finally:
-            self._places.release()
+            self.leave()

@@ -3,9 +3,11 @@
 import logging
 import threading
 import time
+from collections.abc import Container, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import torch
@@ -15,6 +17,8 @@ from grpc_reflection.v1alpha import reflection
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
 from shortlist_server.model.store import ModelStore
+from shortlist_server.service.answers import Answers
+from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.recommender_service import RecommenderService
@@ -30,6 +34,8 @@ _SPARE_THREADS = 8
 """For health, reflection and ModelService while every place of the recommender is taken."""
 
 _LAST_CALLS_SECONDS = 0.1
+
+LANES = ("auto", "fast", "plain")
 
 # The contract lets a request name 10,000 ids of 512 bytes, which is more than the 4 MiB that gRPC allows by itself.
 _MAX_REQUEST_BYTES = 16 << 20
@@ -48,6 +54,8 @@ class ServerConfig:
         waiting: requests that may wait for their turn.
         drain_seconds: how long health has been NOT_SERVING before new calls are refused.
         grace_seconds: how long calls under way may take to finish at shutdown.
+        lane: how unary queries are answered: "fast", in batches (service/fast_lane.py); "plain", one by one on a pool
+            of threads; "auto", fast where this grpcio can.
         retry_load_seconds: how often a folder without a good version is looked at again.
 
     Raises:
@@ -62,6 +70,7 @@ class ServerConfig:
     waiting: int = 128
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
+    lane: str = "auto"
     retry_load_seconds: float = 2.0
 
     def __post_init__(self) -> None:
@@ -75,6 +84,8 @@ class ServerConfig:
             value = getattr(self, name)
             if not lowest <= value <= highest:
                 raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
+        if self.lane not in LANES:
+            raise ValueError(f"lane must be one of {', '.join(LANES)}, not {self.lane!r}")
 
 
 class ServerApp:
@@ -82,7 +93,7 @@ class ServerApp:
 
     Raises:
         OSError: the address cannot be listened on.
-        RuntimeError: torch has no such device.
+        RuntimeError: torch has no such device, or the lane must be fast and this grpcio cannot carry it.
     """
 
     def __init__(self, config: ServerConfig) -> None:
@@ -97,9 +108,13 @@ class ServerApp:
             options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES)],
         )
         admission = Admission(config.working, config.waiting)
-        recommender = RecommenderService(self._store, admission)
+        answers = Answers(self._store)
+        recommender = RecommenderService(answers, admission)
         guard(recommender, RECOMMENDER, self._under_way)
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, self._server)
+        hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
+        self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
+        without = cast("grpc.Server", _Without(self._server, hot))
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, without)
         models = ModelService(self._store)
         guard(models, MODELS, self._under_way)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
@@ -120,6 +135,8 @@ class ServerApp:
     def start(self) -> None:
         """Listens, then loads the newest good version; keeps looking for one while there is none."""
         self._server.start()
+        if self._lane is not None:
+            self._lane.start()
         if self._load():
             return
         log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
@@ -155,6 +172,52 @@ class ServerApp:
         if not closed.wait(_LAST_CALLS_SECONDS):
             self._server.stop(None)
             closed.wait()
+        if self._lane is not None:
+            self._lane.close()
+
+
+class _Without:
+    """A server that leaves some methods to another lane: both would claim them."""
+
+    def __init__(self, server: grpc.Server, paths: Container[str]) -> None:
+        self._server = server
+        self._paths = paths
+
+    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
+        """As ``grpc.Server`` does, for the methods that are not left out."""
+        kept = {name: handler for name, handler in handlers.items() if f"/{service}/{name}" not in self._paths}
+        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, kept),))
+        self._server.add_registered_method_handlers(service, kept)
+
+    def add_generic_rpc_handlers(self, handlers: Any) -> None:
+        """Nothing: what generated code passes here cannot be divided, and comes once more by name."""
+
+
+def _hot_methods(answers: Answers) -> dict[str, Method]:
+    service = f"/{RECOMMENDER.full_name}/"
+    return {
+        f"{service}Recommend": Method(recommender_pb2.RecommendRequest, answers.recommend),
+        f"{service}SimilarItems": Method(recommender_pb2.SimilarItemsRequest, answers.similar_items),
+        f"{service}Score": Method(recommender_pb2.ScoreRequest, answers.score),
+    }
+
+
+def _lane_is_fast(wanted: str) -> bool:
+    """Whether the fast lane shall be used; tries it out where it may be.
+
+    Raises:
+        RuntimeError: it must be used and cannot.
+    """
+    if wanted == "plain":
+        return False
+    try:
+        self_test()
+    except Exception as error:  # whatever it is that has changed
+        if wanted == "fast":
+            raise RuntimeError(f"grpcio {grpc.__version__} cannot carry the fast lane: {error!r}") from error
+        log.warning("grpcio %s cannot carry the fast lane, answering by the plain one: %r", grpc.__version__, error)
+        return False
+    return True
 
 
 def _device(name: str) -> torch.device:

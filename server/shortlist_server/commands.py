@@ -25,6 +25,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     serve.add_argument("--working", type=int, default=os.cpu_count() or 1, help="requests that compute at once")
     serve.add_argument("--waiting", type=int, default=128, help="requests that may wait for their turn")
+    serve.add_argument(
+        "--lane",
+        default="auto",
+        metavar="L",
+        help="fast: unary queries in batches; plain: one by one on threads; auto: fast where this grpcio can",
+    )
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
 
@@ -68,6 +74,7 @@ def _serve(options: argparse.Namespace) -> int:
                 device=options.device,
                 working=options.working,
                 waiting=options.waiting,
+                lane=options.lane,
                 drain_seconds=options.drain_seconds,
                 grace_seconds=options.grace_seconds,
             )

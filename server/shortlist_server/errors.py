@@ -3,7 +3,8 @@
 QueryError
 ├── InvalidField            a field outside its stated limits
 ├── NotSupported            a field or method that this server cannot do
-│   └── NoClusters          a model that was published without clusters
+│   ├── NoClusters          a model that was published without clusters
+│   └── NoRanker            a model without a network to re-rank with
 ├── NotFound
 │   ├── UserNotFound
 │   ├── ItemNotFound
@@ -55,6 +56,13 @@ class NoClusters(NotSupported):
 
     def __init__(self) -> None:
         QueryError.__init__(self, "the model has no clusters; one that is trained again will have them")
+
+
+class NoRanker(NotSupported):
+    """A request to re-rank to a model that has no network."""
+
+    def __init__(self) -> None:
+        QueryError.__init__(self, "the model has no network to re-rank with; ncf and ncf-rating have one")
 
 
 class NotFound(QueryError):

@@ -1,7 +1,7 @@
 """External ids and rows, read from memory-mapped arrays. docs/model-format.md describes them."""
 
 import hashlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -29,6 +29,7 @@ class IdTable:
         rows: npt.NDArray[np.uint32],
     ) -> None:
         self._text = text
+        self._view = memoryview(text)  # type: ignore[arg-type]  # numpy's arrays are buffers
         self._offsets = offsets
         self._hashes = hashes
         self._rows = rows
@@ -57,9 +58,11 @@ class IdTable:
             position += 1
         return UNKNOWN
 
-    def ids(self, rows: Iterable[int]) -> list[str]:
-        """The external ids of rows, the i-th for the i-th."""
-        return [self._bytes(row).decode() for row in rows]
+    def ids(self, rows: npt.ArrayLike) -> list[str]:
+        """The external ids of rows (n,), the i-th for the i-th."""
+        rows = np.asarray(rows)
+        begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        return [str(self._view[begin:end], "utf-8") for begin, end in zip(begins, ends, strict=True)]
 
     def _bytes(self, row: int) -> bytes:
         return self._text[int(self._offsets[row]) : int(self._offsets[row + 1])].tobytes()

@@ -1,11 +1,15 @@
 """Nearest items by inner product, exactly k of them whatever is left out."""
 
-from dataclasses import dataclass
-from typing import Any
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 
-import faiss
 import numpy as np
 import numpy.typing as npt
+
+from shortlist_server.exact import best_rows
+from shortlist_server.faiss_index import FaissIndex
+from shortlist_server.item_attributes import AllowedItems
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -14,11 +18,34 @@ RowArray = npt.NDArray[np.integer]
 NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)
 
 _SCAN_SHARE = 100
-"""Asked for more than one in this many of all items, the index is slower than scoring every item and sorting
+"""Asked for more than one in this many of all items, an approximate index is slower than scoring every item
 (benchmarks/over_fetch.py)."""
 
+_RESTRICTIVE = 0.1
+"""Filters that let a smaller share of the items pass are answered by scoring these alone: an approximate index that
+meets so few of them would bring too few, or not the best."""
 
-@dataclass(frozen=True)
+
+@dataclass(frozen=True, slots=True)
+class Search:
+    """What to look for.
+
+    Attributes:
+        query: (d,) float32.
+        k: how many items, at least 1.
+        excluded: item rows to leave out, distinct.
+        allowed: the only items that may come back; None for all.
+        effort: of an approximate index, as a multiple of the published one.
+    """
+
+    query: Float32Array
+    k: int
+    excluded: RowArray = field(default_factory=lambda: NO_ROWS)
+    allowed: AllowedItems | None = None
+    effort: float = 1.0
+
+
+@dataclass(frozen=True, slots=True)
 class Neighbours:
     """Items found, best first.
 
@@ -38,20 +65,12 @@ class ItemIndex:
         index: an inner-product index whose i-th vector is ``vectors[i] * scale[i]``.
         vectors: (items, d) float32.
         scale: (items,) float32 that brings each vector to the length it has in the index; None for as it is.
-        search_parameters: FAISS search parameters by name, such as nprobe.
     """
 
-    def __init__(
-        self,
-        index: Any,
-        vectors: Float32Array,
-        scale: Float32Array | None = None,
-        search_parameters: dict[str, int] | None = None,
-    ) -> None:
+    def __init__(self, index: FaissIndex, vectors: Float32Array, scale: Float32Array | None = None) -> None:
         self._index = index
         self._vectors = vectors
         self._scale = scale
-        self._parameters = faiss.SearchParametersIVF(**search_parameters) if search_parameters else None
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -61,44 +80,52 @@ class ItemIndex:
         gathered = self._vectors[rows]
         return gathered if self._scale is None else gathered * self._scale[rows, None]
 
-    def search(self, query: Float32Array, k: int, excluded: RowArray = NO_ROWS) -> Neighbours:
-        """The best items that are not excluded.
+    def search(self, searches: Sequence[Search]) -> list[Neighbours]:
+        """The best allowed items of each search: exactly k wherever so many are allowed and not excluded.
 
-        The index is asked for as many more as are excluded. Where that is a large part of the catalogue, or an
-        approximate index brings too few, every item is scored instead, so that exactly k come back wherever k exist.
-
-        Args:
-            query: (d,) float32.
-            k: how many items.
-            excluded: item rows to leave out, ascending and distinct.
-
-        Returns:
-            min(k, items - excluded) items.
+        An approximate index is asked for as many more as are excluded. Where that is a large part of the catalogue, the
+        filter is restrictive, or the index brings too few, the allowed items are scored instead, every one of them.
         """
-        k = min(k, len(self) - len(excluded))
-        if k <= 0:
-            return Neighbours(NO_ROWS, np.empty(0, dtype=np.float32))
-        wanted = k + len(excluded)
-        if wanted <= max(len(self) // _SCAN_SHARE, k):
-            scores, rows = self._index.search(query[None], wanted, params=self._parameters)
-            allowed = (rows[0] >= 0) & ~_is_among(rows[0], excluded)
-            if np.count_nonzero(allowed) >= k:
-                return Neighbours(rows[0][allowed][:k], scores[0][allowed][:k])
-        return self._scan(query, k, excluded)
+        found: list[Neighbours | None] = [None] * len(searches)
+        together = defaultdict(list)
+        for place, search in enumerate(searches):
+            if not self._index.exact and self._suits_index(search):
+                # Rounded up, so that searches for nearly as many items are one call.
+                wanted = 1 << (search.k + len(search.excluded) - 1).bit_length()
+                together[wanted, search.effort, search.allowed].append(place)
+        for (wanted, effort, allowed), places in together.items():
+            queries = np.stack([searches[place].query for place in places])
+            scores, rows = self._index.search(queries, min(wanted, len(self)), effort, allowed)
+            for place, its_scores, its_rows in zip(places, scores, rows, strict=True):
+                search = searches[place]
+                kept = (its_rows >= 0) & ~np.isin(its_rows, search.excluded)
+                if np.count_nonzero(kept) >= search.k:
+                    found[place] = Neighbours(its_rows[kept][: search.k], its_scores[kept][: search.k])
+        self._scan(searches, found)
+        return [neighbours for neighbours in found if neighbours is not None]
 
-    def _scan(self, query: Float32Array, k: int, excluded: RowArray) -> Neighbours:
-        scores = self._vectors @ query  # (items,)
-        if self._scale is not None:
-            scores *= self._scale
-        scores[excluded] = -np.inf
-        best = np.argpartition(scores, len(scores) - k)[len(scores) - k :] if k < len(scores) else np.arange(k)
-        best = best[np.argsort(-scores[best], kind="stable")]
-        return Neighbours(best, scores[best])
+    def _suits_index(self, search: Search) -> bool:
+        if search.allowed is not None and search.allowed.share < _RESTRICTIVE:
+            return False
+        return search.k + len(search.excluded) <= max(len(self) // _SCAN_SHARE, search.k)
 
-
-def _is_among(rows: RowArray, ascending: RowArray) -> npt.NDArray[np.bool_]:
-    """(n,) whether each row is one of ``ascending``."""
-    if len(ascending) == 0:
-        return np.zeros(len(rows), dtype=np.bool_)
-    places = np.minimum(ascending.searchsorted(rows), len(ascending) - 1)
-    return np.asarray(ascending[places] == rows)
+    def _scan(self, searches: Sequence[Search], found: list[Neighbours | None]) -> None:
+        """Scores every allowed item for the searches that have found nothing yet."""
+        together = defaultdict(list)
+        for place, search in enumerate(searches):
+            if found[place] is None:
+                together[search.allowed].append(place)
+        for allowed, places in together.items():
+            queries = np.stack([searches[place].query for place in places])
+            ks = [searches[place].k for place in places]
+            excluded = [searches[place].excluded for place in places]
+            if allowed is None or allowed.share >= _RESTRICTIVE:
+                forbidden = None if allowed is None else ~allowed.mask
+                ranked = best_rows(self._vectors, self._scale, queries, ks, excluded, forbidden)
+            else:
+                table = self._vectors[allowed.rows]
+                scale = None if self._scale is None else self._scale[allowed.rows]
+                ranked = best_rows(table, scale, queries, ks, [allowed.places(rows) for rows in excluded])
+                ranked = [(allowed.rows[rows], scores) for rows, scores in ranked]
+            for place, (rows, scores) in zip(places, ranked, strict=True):
+                found[place] = Neighbours(rows, scores)

@@ -1,18 +1,39 @@
-"""From a query to ranked items: user row -> embedding -> candidates -> drop seen and excluded -> top k."""
+"""From queries to ranked items: user row -> embedding -> candidates -> re-rank -> the best that may be returned."""
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from enum import Enum, auto
+from dataclasses import dataclass, replace
 
 import numpy as np
 import numpy.typing as npt
 
 from shortlist_server.clusters import NO_CLUSTER, Clusters
-from shortlist_server.errors import ClusterNotFound, ItemNotFound, NoClusters, UserNotFound, shown
+from shortlist_server.errors import (
+    ClusterNotFound,
+    ItemNotFound,
+    NoClusters,
+    NoRanker,
+    QueryError,
+    UserNotFound,
+    shown,
+)
 from shortlist_server.fold_in import FoldIn
 from shortlist_server.id_table import UNKNOWN, IdTable
-from shortlist_server.item_attributes import ItemAttributes
-from shortlist_server.item_index import NO_ROWS, ItemIndex
+from shortlist_server.item_attributes import AllowedItems, ItemAttributes
+from shortlist_server.item_index import NO_ROWS, ItemIndex, Search
+from shortlist_server.queries import (
+    Cluster,
+    ClusterKind,
+    ClusterQuery,
+    Fallback,
+    History,
+    Ranking,
+    Recommendation,
+    RecommendQuery,
+    Shortfall,
+    SimilarItemsQuery,
+    Source,
+)
 from shortlist_server.ranker import Ranker
 from shortlist_server.seen_items import SeenItems
 from shortlist_server.user_embeddings import UserEmbeddings
@@ -21,121 +42,36 @@ Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 RowArray = npt.NDArray[np.integer]
 
+RERANK_CANDIDATES = 500
+"""How many of the best by inner product the network puts in order."""
 
-class Fallback(Enum):
-    """What to answer when the model has no vector to go by."""
-
-    NONE = auto()
-    POPULAR = auto()
-    CLUSTER = auto()
+_DEEPER = 4
+"""Where a limit on diversity leaves too few of the candidates, so many times as many are looked at."""
 
 
-class Source(Enum):
-    """Where an answer came from."""
-
-    PERSONALIZED = auto()
-    POPULAR = auto()
-    CLUSTER = auto()
-
-
-class ClusterKind(Enum):
-    """What a cluster groups."""
-
-    USER = auto()
-    ITEM = auto()
-
-
-@dataclass(frozen=True)
-class RecommendQuery:
-    """Which items for this user?
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """A query whose ids and filters are resolved.
 
     Attributes:
-        user_id: external id.
-        k: how many items, at least 1.
-        exclude_seen: leave out what the user interacted with in training.
-        exclude_item_ids: more items to leave out; unknown ids are ignored.
-        fallback: what to answer when the model does not know the user, or only the id.
+        query: what is asked.
+        source: where the answer comes from.
+        excluded: (n,) item rows to leave out.
+        allowed: the items that pass the filter; None for all.
+        user: the user's row, ``UNKNOWN`` for a history.
+        vector: (d,) float32 to search with; None where the answer is a fallback.
+        bias: added to every score.
+        unknown_history_items: ids of the history that the model does not know.
     """
 
-    user_id: str
-    k: int = 10
-    exclude_seen: bool = True
-    exclude_item_ids: Sequence[str] = ()
-    fallback: Fallback = Fallback.NONE
-
-
-@dataclass(frozen=True)
-class SimilarItemsQuery:
-    """Which items are like these?
-
-    Attributes:
-        item_ids: external ids, at least one.
-        negative_item_ids: external ids of items to be unlike.
-        k: how many items, at least 1.
-    """
-
-    item_ids: Sequence[str]
-    negative_item_ids: Sequence[str] = ()
-    k: int = 10
-
-
-@dataclass(frozen=True)
-class ClusterQuery:
-    """Which cluster, and which of its items?
-
-    Attributes:
-        kind: what it groups.
-        cluster: its label, or the external id of a member.
-        k: how many top items, at least 1.
-        exclude_seen: where a user is named, leave out what that user interacted with in training.
-    """
-
-    kind: ClusterKind
-    cluster: int | str
-    k: int = 10
-    exclude_seen: bool = True
-
-
-@dataclass(frozen=True)
-class Ranking:
-    """Items in order, best first; fewer than k only when the catalogue, or the cluster, holds no more.
-
-    Attributes:
-        rows: (n,) item rows.
-        scores: (n,) float32.
-    """
-
-    rows: Int64Array
-    scores: Float32Array
-
-
-@dataclass(frozen=True)
-class Recommendation(Ranking):
-    """A ranking for a user.
-
-    Attributes:
-        source: where the items came from.
-    """
-
+    query: RecommendQuery
     source: Source
-
-
-@dataclass(frozen=True)
-class Cluster:
-    """A cluster with its best items.
-
-    Attributes:
-        kind: what it groups.
-        label: its label.
-        size: how many users or items it holds.
-        top: users: the items they rate best, with their mean rating, or the share who touched them where there are no
-            ratings; items: the members with the most interactions, with their number.
-    """
-
-    kind: ClusterKind
-    label: int
-    size: int
-    top: Ranking
+    excluded: RowArray
+    allowed: AllowedItems | None
+    user: int = UNKNOWN
+    vector: Float32Array | None = None
+    bias: float = 0.0
+    unknown_history_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -153,9 +89,9 @@ class Recommender:
         popular: (items,) item rows, most interactions first.
         popularity: (items,) interactions of each item row.
         score_constant: added to every score.
+        fold_in: makes a vector of a history.
         clusters: of the users and of the items; None where the model was published without them.
-        ranker: the network behind the vectors; None where the vectors give the model's own scores.
-        fold_in: turns a history into the user side of the score.
+        ranker: the network behind the vectors; None where there is none.
     """
 
     user_ids: IdTable
@@ -168,38 +104,176 @@ class Recommender:
     popular: Int64Array
     popularity: Int64Array
     score_constant: float
+    fold_in: FoldIn
     clusters: Mapping[ClusterKind, Clusters] | None = None
     ranker: Ranker | None = None
-    fold_in: FoldIn | None = None
 
-    def recommend(self, query: RecommendQuery) -> Recommendation:
-        """The best items for a user.
+    def recommend(self, queries: Sequence[RecommendQuery]) -> list[Recommendation | QueryError]:
+        """The best items for each query, or why there are none; no query depends on another.
 
-        Raises:
-            UserNotFound: the model does not know the user and no fallback was asked for.
-            NoClusters: the fallback is a cluster and the model has none.
+        Errors are UserNotFound, ItemNotFound (of a history, none is known), InvalidField (a filter or a diversity limit
+        that does not fit the items' attributes), NoClusters and NoRanker.
         """
-        user = self.user_ids.row(query.user_id)
+        answers: list[Recommendation | QueryError | None] = [None] * len(queries)
+        plans: dict[int, _Plan] = {}
+        users = self.user_ids.rows([query.user if isinstance(query.user, str) else "" for query in queries])
+        vectors = self.users.gather(users.clip(0))  # one trip to the GPU for all
+        for place, (query, user, vector) in enumerate(zip(queries, users.tolist(), vectors, strict=True)):
+            try:
+                plan = self._plan(query, user, vector)
+                if plan.vector is None:
+                    answers[place] = self._fall_back(plan)
+                else:
+                    plans[place] = plan
+            except QueryError as error:
+                answers[place] = error
+        depth = 1
+        while plans:
+            for place, answer in self._attempt(plans, depth):
+                answers[place] = answer
+                del plans[place]
+            depth *= _DEEPER
+        return [answer for answer in answers if answer is not None]
+
+    def _plan(self, query: RecommendQuery, user: int, vector: Float32Array) -> _Plan:
+        allowed = None if query.filter is None else self.attributes.allowed(query.filter)
+        if query.diversity is not None:
+            self.attributes.check_name("diversity.attribute", query.diversity.attribute)
+        if query.rerank and self.ranker is None:
+            raise NoRanker
         excluded: RowArray = self._known_rows(query.exclude_item_ids)
+        if isinstance(query.user, History):
+            return self._plan_history(query, query.user, excluded, allowed)
+        seen = NO_ROWS if user == UNKNOWN else self.seen.of(user)
         # The vector of a user without interactions was never learned.
-        if query.fallback is not Fallback.NONE and (user == UNKNOWN or len(self.seen.of(user)) == 0):
-            return self._fall_back(query.fallback, query.k, excluded)
+        if query.fallback is not Fallback.NONE and len(seen) == 0:
+            source = Source.POPULAR if query.fallback is Fallback.POPULAR else Source.CLUSTER
+            return _Plan(query, source, excluded, allowed)
         if user == UNKNOWN:
-            raise UserNotFound(query.user_id)
+            raise UserNotFound(query.user)
         if query.exclude_seen:
-            seen = self.seen.of(user)
             excluded = np.union1d(seen, excluded) if len(excluded) else seen
-        vector = self.users.gather(np.array([user]))[0]
-        found = self.items.search(vector, query.k, excluded)
-        offset = np.float32(self.users.bias(user) + self.score_constant)
-        return Recommendation(found.rows, found.scores + offset, Source.PERSONALIZED)
+        return _Plan(query, Source.PERSONALIZED, excluded, allowed, user, vector, self.users.bias(user))
 
-    def similar_items(self, query: SimilarItemsQuery) -> Ranking:
-        """The items nearest to the mean of the query's items, by cosine, the query's items left out.
+    def _plan_history(
+        self, query: RecommendQuery, history: History, excluded: RowArray, allowed: AllowedItems | None
+    ) -> _Plan:
+        rows = self.item_ids.rows(history.item_ids)
+        unknown = int(np.count_nonzero(rows == UNKNOWN))
+        # Of an item that comes twice the last one counts.
+        last_place = {row: place for place, row in enumerate(rows.tolist()) if row != UNKNOWN}
+        if not last_place:
+            if query.fallback is Fallback.NONE:
+                raise ItemNotFound(history.item_ids[0])
+            source = Source.POPULAR if query.fallback is Fallback.POPULAR else Source.CLUSTER
+            return _Plan(query, source, excluded, allowed, unknown_history_items=unknown)
+        known = np.fromiter(last_place, dtype=np.int64, count=len(last_place))
+        weights = None
+        if history.weights is not None:
+            weights = np.array([history.weights[place] for place in last_place.values()], dtype=np.float32)
+        vector, bias = self.fold_in.vector(known, weights)
+        if query.exclude_seen:
+            excluded = np.union1d(known, excluded)
+        return _Plan(query, Source.FOLDED_IN, excluded, allowed, UNKNOWN, vector, bias, unknown)
 
-        Raises:
-            ItemNotFound: the model does not know one of the items.
+    def _attempt(self, plans: Mapping[int, _Plan], depth: int) -> list[tuple[int, Recommendation]]:
+        """The answers to those plans for which ``depth`` times as many candidates as need be are enough."""
+        candidates = [_candidates(plan.query) * depth for plan in plans.values()]
+        searches = [
+            Search(plan.vector, min(count, len(self.items)), plan.excluded, plan.allowed, plan.query.effort)
+            for plan, count in zip(plans.values(), candidates, strict=True)
+            if plan.vector is not None
+        ]
+        found = self.items.search(searches)
+        rankings = [
+            Ranking(neighbours.rows, neighbours.scores + np.float32(plan.bias + self.score_constant))
+            for plan, neighbours in zip(plans.values(), found, strict=True)
+        ]
+        self._rerank(list(plans.values()), rankings)
+        answers = []
+        for (place, plan), ranking, count in zip(plans.items(), rankings, candidates, strict=True):
+            answer = self._page(plan, ranking, everything=len(ranking.rows) < count)
+            if answer is not None:
+                answers.append((place, answer))
+        return answers
+
+    def _rerank(self, plans: Sequence[_Plan], rankings: list[Ranking]) -> None:
+        """Puts the network's order in place of the vectors' where that is asked for: all in one batch."""
+        places = [place for place, plan in enumerate(plans) if plan.query.rerank and len(rankings[place].rows)]
+        if not places or self.ranker is None:
+            return
+        users = np.array([plans[place].user for place in places])
+        items = np.full((len(places), max(len(rankings[place].rows) for place in places)), -1, dtype=np.int64)
+        for row, place in zip(items, places, strict=True):
+            row[: len(rankings[place].rows)] = rankings[place].rows
+        for place, scores in zip(places, self.ranker.score(users, items), strict=True):
+            rows = rankings[place].rows
+            order = np.argsort(-scores[: len(rows)], kind="stable")
+            rankings[place] = Ranking(rows[order], scores[order])
+
+    def _page(self, plan: _Plan, ranking: Ranking, *, everything: bool) -> Recommendation | None:
+        """The part of a ranking that is asked for; None if it takes more candidates.
+
+        Args:
+            plan: whose query is asked.
+            ranking: the candidates.
+            everything: there are no other candidates.
         """
+        query, rows, scores = plan.query, ranking.rows, ranking.scores
+        end = query.offset + query.k
+        shortfall = Shortfall.CATALOGUE_EXHAUSTED if query.filter is None else Shortfall.FILTER
+        if query.min_score is not None:
+            kept = int(np.count_nonzero(scores >= query.min_score))
+            if kept < len(rows):
+                rows, everything, shortfall = rows[:kept], True, Shortfall.MIN_SCORE
+        if query.diversity is not None:
+            spread = self._spread(rows, query.diversity.attribute, query.diversity.max_per_value, end)
+            if len(spread) < min(end, len(rows)):
+                shortfall = Shortfall.DIVERSITY
+            rows, scores = rows[spread], scores[spread]
+        if len(rows) < end and not everything:
+            return None
+        return Recommendation(
+            rows[query.offset : end],
+            scores[query.offset : min(end, len(rows))],
+            plan.source,
+            plan.unknown_history_items,
+            shortfall=None if len(rows) >= end else shortfall,
+        )
+
+    def _spread(self, rows: Int64Array, attribute: str, at_most: int, wanted: int) -> list[int]:
+        """The places of the first ``wanted`` rows of which no more than ``at_most`` share a value of an attribute."""
+        counts: Counter[object] = Counter()
+        places: list[int] = []
+        for place, value in enumerate(self.attributes.values(attribute, rows)):
+            values = value if isinstance(value, list) else [] if value is None else [value]
+            if all(counts[one] < at_most for one in values):
+                counts.update(values)
+                places.append(place)
+                if len(places) == wanted:
+                    break
+        return places
+
+    def similar_items(self, queries: Sequence[SimilarItemsQuery]) -> list[Ranking | QueryError]:
+        """The items nearest to the mean of each query's items, by cosine, the query's items left out.
+
+        Errors are ItemNotFound, and InvalidField for a filter that does not fit the items' attributes.
+        """
+        answers: list[Ranking | QueryError | None] = [None] * len(queries)
+        searches = {}
+        for place, query in enumerate(queries):
+            try:
+                searches[place] = self._similarity(query)
+            except QueryError as error:
+                answers[place] = error
+        for (place, search), found in zip(searches.items(), self.neighbours.search([*searches.values()]), strict=True):
+            shortfall = Shortfall.CATALOGUE_EXHAUSTED if search.allowed is None else Shortfall.FILTER
+            answers[place] = Ranking(
+                found.rows, found.scores, shortfall=None if len(found.rows) == queries[place].k else shortfall
+            )
+        return [answer for answer in answers if answer is not None]
+
+    def _similarity(self, query: SimilarItemsQuery) -> Search:
         liked = self._require_items(query.item_ids)
         direction = self.neighbours.vectors(liked).mean(axis=0)
         disliked = NO_ROWS
@@ -209,9 +283,9 @@ class Recommender:
         length = np.linalg.norm(direction)
         if length > 0:
             direction = direction / length
+        allowed = None if query.filter is None else self.attributes.allowed(query.filter)
         excluded = np.unique(np.concatenate([liked, disliked]))
-        found = self.neighbours.search(direction.astype(np.float32), query.k, excluded)
-        return Ranking(found.rows, found.scores)
+        return Search(direction.astype(np.float32), query.k, excluded, allowed, query.effort)
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> Float32Array:
         """(n,) the model's prediction for a user and each item, in the order of ``item_ids``.
@@ -283,16 +357,21 @@ class Recommender:
             raise UserNotFound(member_id) if kind is ClusterKind.USER else ItemNotFound(member_id)
         return row
 
-    def _fall_back(self, fallback: Fallback, k: int, excluded: RowArray) -> Recommendation:
-        if fallback is Fallback.POPULAR:
-            return self._most_popular(k, excluded)
-        clusters = self._clusters(ClusterKind.USER)
-        return Recommendation(*clusters.top(clusters.largest, k, excluded), Source.CLUSTER)
-
-    def _most_popular(self, k: int, excluded: RowArray) -> Recommendation:
-        candidates = self.popular[: k + len(excluded)]
-        rows = candidates[~np.isin(candidates, excluded)][:k]
-        return Recommendation(rows, self.popularity[rows].astype(np.float32), Source.POPULAR)
+    def _fall_back(self, plan: _Plan) -> Recommendation:
+        if plan.source is Source.CLUSTER:
+            clusters = self._clusters(ClusterKind.USER)
+            rows, scores = clusters.top(clusters.largest, len(self.items), plan.excluded)
+        else:
+            rows = self.popular[~np.isin(self.popular, plan.excluded)] if len(plan.excluded) else self.popular
+            scores = self.popularity[rows].astype(np.float32)
+        if plan.allowed is not None:
+            kept = plan.allowed.mask[rows]
+            rows, scores = rows[kept], scores[kept]
+        answer = self._page(plan, Ranking(rows, scores), everything=True)
+        assert answer is not None
+        if answer.shortfall is Shortfall.CATALOGUE_EXHAUSTED and plan.source is Source.CLUSTER:
+            return replace(answer, shortfall=Shortfall.SUPPORT)
+        return answer
 
     def _known_rows(self, item_ids: Sequence[str]) -> Int64Array:
         """The rows of those ids that the model knows, ascending and distinct."""
@@ -308,3 +387,11 @@ class Recommender:
         if len(unknown):
             raise ItemNotFound(item_ids[unknown[0]])
         return rows
+
+
+def _candidates(query: RecommendQuery) -> int:
+    """How many of the best by inner product an answer is likely to need."""
+    count = query.offset + query.k
+    if query.rerank:
+        count = max(count, RERANK_CANDIDATES)
+    return count if query.diversity is None else _DEEPER * count

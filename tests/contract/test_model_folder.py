@@ -14,11 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from shortlist_server.errors import BadModel, NoClusters
+from shortlist_server.item_index import Search
 from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedModel, load_model
 from shortlist_server.model.store import ModelStore, State
-from shortlist_server.recommend import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
+from shortlist_server.queries import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
 from shortlist_trainer.models.base import Ranker
 from tests.contract.make_golden import GOLDEN
+from tests.running import only
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
 SEEN_ITEMS = 774  # interactions of ``small_models``
@@ -34,11 +36,11 @@ def test_format_1_still_loads_and_answers_as_computed_by_hand() -> None:
     model = load_model(GOLDEN / "format_1" / "1", "cpu")
     recommender = model.recommender
     # cleo is [1, 1, 1] with bias -0.5: a = 4 + 0 + .5, b = 4, c = 2.25, d = 2 (seen), e = 1.5; each + 3 - 0.5.
-    ranking = recommender.recommend(RecommendQuery("cleo", k=5))
+    ranking = only(recommender.recommend([RecommendQuery("cleo", k=5)]))
     assert recommender.item_ids.ids(ranking.rows.tolist()) == ["a", "b", "c", "e"]
     np.testing.assert_allclose(ranking.scores, [7.0, 6.5, 4.75, 4.0])
     # Without the bias column a and b are [4, 0] and [3, 1]: cosine 3 / sqrt(10).
-    neighbours = recommender.similar_items(SimilarItemsQuery(["a"], k=2))
+    neighbours = only(recommender.similar_items([SimilarItemsQuery(["a"], k=2)]))
     assert recommender.item_ids.ids(neighbours.rows.tolist()) == ["b", "c"]
     np.testing.assert_allclose(neighbours.scores, [3 / 10**0.5, 1 / 2**0.5], rtol=1e-6)
     np.testing.assert_allclose(recommender.score("dan", ["e", "a"]), [-5.5 + 4, 8.5 + 4])
@@ -54,12 +56,12 @@ def test_a_folder_of_format_1_without_clusters_answers_everything_but_clusters()
     ask: list[Callable[[], object]] = [
         lambda: recommender.all_clusters(ClusterKind.ITEM, 3),
         lambda: recommender.cluster(ClusterQuery(ClusterKind.USER, "ann")),
-        lambda: recommender.recommend(RecommendQuery("stranger", fallback=Fallback.CLUSTER)),
+        lambda: only(recommender.recommend([RecommendQuery("stranger", fallback=Fallback.CLUSTER)])),
     ]
     for call in ask:
         with pytest.raises(NoClusters, match="the model has no clusters; one that is trained again will have them"):
             call()
-    assert len(recommender.recommend(RecommendQuery("ann", k=2, fallback=Fallback.CLUSTER)).rows) == 2
+    assert len(only(recommender.recommend([RecommendQuery("ann", k=2, fallback=Fallback.CLUSTER)])).rows) == 2
 
 
 def test_a_folder_with_a_ranker_loads_and_its_vectors_answer(tmp_path: Path, rng: np.random.Generator) -> None:
@@ -270,7 +272,8 @@ def test_the_manifests_search_parameters_are_searched_with(
         change_manifest(folder, item_index=info | {"search_parameters": {"nprobe": nprobe}})
         recommender = load_model(folder, "cpu").recommender
         return [
-            len(set(recommender.items.search(user, 10).rows) & best) for user, best in zip(users, truth, strict=True)
+            len(set(found.rows) & best)
+            for found, best in zip(recommender.items.search([Search(user, 10) for user in users]), truth, strict=True)
         ]
 
     users = embeddings.users

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -27,11 +27,10 @@ from shortlist_client import (
     Unavailable,
     UserNotFound,
 )
-from shortlist_server.item_index import NO_ROWS, Float32Array, ItemIndex, Neighbours, RowArray
+from shortlist_server.admission import Admission
+from shortlist_server.item_index import ItemIndex, Neighbours, Search
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
-from shortlist_server.recommend import RecommendQuery
-from shortlist_server.service import requests
 from tests.running import HeldSearch, serving
 
 RecommendRequest = recommender_pb2.RecommendRequest
@@ -43,7 +42,19 @@ ListClustersRequest = recommender_pb2.ListClustersRequest
 USERS = recommender_pb2.CLUSTER_KIND_USER
 ITEMS = recommender_pb2.CLUSTER_KIND_ITEM
 
+AttributeValue = common_pb2.AttributeValue
+Condition = recommender_pb2.Condition
+Diversity = recommender_pb2.Diversity
+History = recommender_pb2.History
+HistoryItem = recommender_pb2.HistoryItem
+
 LONG = "x" * 1_000_000
+
+
+def wanting(*conditions: Condition) -> RecommendRequest:
+    """A request whose items must meet conditions."""
+    return RecommendRequest(user_id="u0", filter=recommender_pb2.Filter(must=conditions))
+
 
 HOSTILE = [
     (RecommendRequest(user_id="u0", k=0), "k"),
@@ -61,6 +72,28 @@ HOSTILE = [
     (RecommendRequest(user_id="u0", attributes=["title"] * 33), "attributes"),
     (RecommendRequest(user_id="u0", fallback=99), "fallback"),  # type: ignore[arg-type]  # no such value
     (RecommendRequest(user_id="u0", offset=-1), "offset"),
+    (RecommendRequest(user_id="u0", search_effort=0.5), "search_effort"),
+    (RecommendRequest(user_id="u0", search_effort=17), "search_effort"),
+    (RecommendRequest(user_id="u0", min_score=float("nan")), "min_score"),
+    (RecommendRequest(user_id="u0", diversity=Diversity(attribute="colour", max_per_value=1)), "diversity.attribute"),
+    (RecommendRequest(user_id="u0", diversity=Diversity(attribute="genres")), "diversity.max_per_value"),
+    (RecommendRequest(history=History()), "history.items"),
+    (RecommendRequest(history=History(items=[HistoryItem(item_id="i1"), HistoryItem()])), "history.items[1].item_id"),
+    (
+        RecommendRequest(history=History(items=[HistoryItem(item_id="i1", weight=1), HistoryItem(item_id="i2")])),
+        "history.items[1].weight",
+    ),
+    (
+        RecommendRequest(history=History(items=[HistoryItem(item_id="i1", weight=float("inf"))])),
+        "history.items[0].weight",
+    ),
+    (RecommendRequest(history=History(items=[HistoryItem(item_id="i1")]), rerank=True), "rerank"),
+    (wanting(Condition(attribute="colour", any_of=[AttributeValue(string_value="red")])), "filter.must[0].attribute"),
+    (wanting(Condition(attribute="genres")), "filter.must[0].any_of"),
+    (wanting(Condition(attribute="year", any_of=[AttributeValue(string_value="new")])), "filter.must[0].any_of[0]"),
+    (wanting(Condition(attribute="genres", any_of=[AttributeValue()])), "filter.must[0].any_of[0]"),
+    (wanting(*[Condition(attribute="genres")] * 17), "filter.must"),
+    (SimilarItemsRequest(item_ids=["i1"], search_effort=99), "search_effort"),
     (RecommendRequest(user_id="u0", offset=995, k=10), "offset"),
     (RecommendRequest(user_id="u0", model=common_pb2.ModelSelector(label="é" * 5_000)), "model.label"),
     (RecommendRequest(user_id="u0", model=common_pb2.ModelSelector(label="")), "model.label"),
@@ -114,33 +147,17 @@ def test_a_field_outside_its_limits_is_named_and_the_next_request_is_answered(
     assert len(stub.Recommend(RecommendRequest(user_id="u0"), timeout=5).items) == 10
 
 
-NOT_SUPPORTED = [
-    RecommendRequest(history=recommender_pb2.History(items=[recommender_pb2.HistoryItem(item_id="i1")])),
-    RecommendRequest(user_id="u0", filter=recommender_pb2.Filter()),
-    RecommendRequest(user_id="u0", rerank=True),
-    RecommendRequest(user_id="u0", min_score=0.0),
-    RecommendRequest(user_id="u0", offset=3),
-    RecommendRequest(user_id="u0", search_effort=2.0),
-    RecommendRequest(user_id="u0", diversity=recommender_pb2.Diversity(attribute="genres", max_per_value=1)),
-]
-
-
-@pytest.mark.parametrize("request_message", NOT_SUPPORTED)
-def test_what_is_not_built_yet_is_refused_instead_of_ignored(
-    stub: recommender_pb2_grpc.RecommenderServiceStub, request_message: RecommendRequest
-) -> None:
+def test_a_model_without_a_network_cannot_rerank(stub: recommender_pb2_grpc.RecommenderServiceStub) -> None:
     with pytest.raises(grpc.RpcError) as caught:
-        stub.Recommend(request_message, timeout=5)
+        stub.Recommend(RecommendRequest(user_id="u0", rerank=True), timeout=5)
     assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert "no network to re-rank with" in (caught.value.details() or "")
 
 
 def test_methods_not_built_yet_answer_unimplemented(small_server: str) -> None:
     with grpc.insecure_channel(small_server) as channel:
-        recommender = recommender_pb2_grpc.RecommenderServiceStub(channel)
         models = model_pb2_grpc.ModelServiceStub(channel)
         calls: list[Callable[[], object]] = [
-            lambda: recommender.BatchRecommend(recommender_pb2.BatchRecommendRequest(), timeout=5),
-            lambda: next(iter(recommender.StreamRecommend(iter([]), timeout=5))),
             lambda: models.LoadModel(model_pb2.LoadModelRequest(version=1), timeout=5),
             lambda: models.UnloadModel(model_pb2.UnloadModelRequest(version=1), timeout=5),
             lambda: models.SetLabel(model_pb2.SetLabelRequest(label="stable", version=1), timeout=5),
@@ -229,8 +246,10 @@ def test_a_server_of_bad_models_only_serves_none_and_says_why(tmp_path: Path) ->
         assert not model.default
 
 
-def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(small_models: Path, slow_search: HeldSearch) -> None:
-    with serving(small_models, working=1, waiting=1) as app, Client(app.address, timeout_seconds=20) as client:
+def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
+    small_models: Path, lane: str, slow_search: HeldSearch
+) -> None:
+    with serving(small_models, lane, working=1, waiting=1) as app, Client(app.address, timeout_seconds=20) as client:
         answers: list[int] = []
         threads = [threading.Thread(target=lambda: answers.append(len(client.recommend("u0").items))) for _ in range(2)]
         for thread in threads:
@@ -247,17 +266,17 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(small_models: P
 
 
 def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
-    small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
+    small_models: Path, lane: str, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     searched: list[int] = []
     held = ItemIndex.search
 
-    def counted(self: ItemIndex, query: Float32Array, k: int, excluded: RowArray = NO_ROWS) -> Neighbours:
-        searched.append(1)
-        return held(self, query, k, excluded)
+    def counted(self: ItemIndex, searches: Sequence[Search]) -> list[Neighbours]:
+        searched.extend(1 for _ in searches)
+        return held(self, searches)
 
     monkeypatch.setattr(ItemIndex, "search", counted)
-    with serving(small_models, working=1, waiting=4) as app, Client(app.address, timeout_seconds=20) as client:
+    with serving(small_models, lane, working=1, waiting=4) as app, Client(app.address, timeout_seconds=20) as client:
         working = threading.Thread(target=client.recommend, args=("u0",))
         working.start()
         time.sleep(0.3)
@@ -269,20 +288,20 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
     assert len(searched) == 1
 
 
-def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: HeldSearch) -> None:
+def test_the_client_asks_a_full_server_again(small_models: Path, lane: str, slow_search: HeldSearch) -> None:
     attempts: list[int] = []
-    with serving(small_models, working=1, waiting=0) as app, Client(app.address, timeout_seconds=20) as client:
+    with serving(small_models, lane, working=1, waiting=0) as app, Client(app.address, timeout_seconds=20) as client:
         working = threading.Thread(target=client.recommend, args=("u0",))
         working.start()
         time.sleep(0.3)
         with pytest.MonkeyPatch.context() as patch:
-            check = requests.recommend_query
+            enter = Admission.enter
 
-            def counted(message: RecommendRequest) -> RecommendQuery:
+            def counted(self: Admission) -> None:
                 attempts.append(1)
-                return check(message)
+                enter(self)
 
-            patch.setattr(requests, "recommend_query", counted)
+            patch.setattr(Admission, "enter", counted)
             with pytest.raises(ResourceExhausted):
                 client.recommend("u1")
         slow_search.let_go()
@@ -292,7 +311,7 @@ def test_the_client_asks_a_full_server_again(small_models: Path, slow_search: He
 
 @pytest.mark.parametrize("method", ["Recommend", "SimilarItems", "Score", "GetCluster", "ListClusters"])
 def test_every_search_waits_for_its_turn_and_says_how_long(
-    small_models: Path, slow_search: HeldSearch, method: str
+    small_models: Path, lane: str, slow_search: HeldSearch, method: str
 ) -> None:
     messages = {
         "Recommend": RecommendRequest(user_id="u1"),
@@ -301,7 +320,7 @@ def test_every_search_waits_for_its_turn_and_says_how_long(
         "GetCluster": GetClusterRequest(kind=ITEMS, label=0),
         "ListClusters": ListClustersRequest(kind=USERS),
     }
-    with serving(small_models, working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
+    with serving(small_models, lane, working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
         working = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
         time.sleep(0.3)
@@ -327,8 +346,8 @@ def test_a_string_where_several_are_taken_is_refused(client: Client) -> None:
             call()
 
 
-def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_search: HeldSearch) -> None:
-    with serving(small_models, working=1) as app, grpc.insecure_channel(app.address) as channel:
+def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, lane: str, slow_search: HeldSearch) -> None:
+    with serving(small_models, lane, working=1) as app, grpc.insecure_channel(app.address) as channel:
         recommend = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
         calls = [recommend.future(RecommendRequest(user_id="u0")) for _ in range(3)]
         time.sleep(0.3)
@@ -336,13 +355,13 @@ def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, slow_s
         assert [len(call.result().items) for call in calls] == [10, 10, 10]
 
 
-def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_search: HeldSearch) -> None:
+def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, lane: str, slow_search: HeldSearch) -> None:
     async def ask(address: str) -> None:
         async with AsyncClient(address) as asynchronous:
             with pytest.raises(DeadlineExceeded):
                 await asynchronous.with_timeout(0.2).recommend("u0")
 
-    with serving(small_models) as app, Client(app.address, timeout_seconds=0.2) as client:
+    with serving(small_models, lane) as app, Client(app.address, timeout_seconds=0.2) as client:
         with pytest.raises(DeadlineExceeded):
             client.recommend("u0")
         asyncio.run(ask(app.address))
@@ -350,13 +369,13 @@ def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, slow_sea
 
 
 def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(
-    small_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+    small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     def explode(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
     monkeypatch.setattr(ItemIndex, "search", explode)
-    with serving(small_models) as app, Client(app.address) as client:
+    with serving(small_models, lane) as app, Client(app.address) as client:
         with pytest.raises(InternalError) as caught:
             client.recommend("u0")
         assert "secret" not in str(caught.value)

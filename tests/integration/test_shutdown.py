@@ -55,10 +55,12 @@ def test_no_call_under_load_fails_while_the_server_drains(small_models: Path) ->
         assert answered[0] > 20
 
 
-def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, slow_search: HeldSearch) -> None:
+def test_a_call_under_way_finishes_after_health_has_turned(
+    small_models: Path, lane: str, slow_search: HeldSearch
+) -> None:
     answers: list[Recommendations] = []
     states: list[int] = []
-    with serving(small_models) as app, Client(app.address, timeout_seconds=20) as client:
+    with serving(small_models, lane) as app, Client(app.address, timeout_seconds=20) as client:
         call = threading.Thread(target=lambda: answers.append(client.recommend("u0")))
         call.start()
         slow_search.begun.wait(20)
@@ -81,8 +83,10 @@ def test_a_call_under_way_finishes_after_health_has_turned(small_models: Path, s
     assert len(answers[0].items) == 10
 
 
-def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(small_models: Path, slow_search: HeldSearch) -> None:
-    with serving(small_models, grace_seconds=0.3) as app, Client(app.address, timeout_seconds=20) as client:
+def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(
+    small_models: Path, lane: str, slow_search: HeldSearch
+) -> None:
+    with serving(small_models, lane, grace_seconds=0.3) as app, Client(app.address, timeout_seconds=20) as client:
         failed: list[Exception] = []
 
         def ask() -> None:

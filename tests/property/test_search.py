@@ -9,7 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.exact import best_rows
+from shortlist_server.faiss_index import FaissIndex
+from shortlist_server.item_attributes import AllowedItems
+from shortlist_server.item_index import ItemIndex, Search
 
 ITEMS, SIZE = 300, 6
 
@@ -17,35 +20,26 @@ ITEMS, SIZE = 300, 6
 def flat(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexFlatIP(SIZE)
     index.add(vectors)
-    return ItemIndex(index, vectors)
+    return ItemIndex(FaissIndex(index, "flat", {}), vectors)
 
 
 def scaled_flat(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexFlatIP(SIZE)
     index.add(vectors)
     scale = np.linspace(0.5, 2, ITEMS, dtype=np.float32)
-    return ItemIndex(index, vectors / scale[:, None], scale)
+    return ItemIndex(FaissIndex(index, "flat", {}), vectors / scale[:, None], scale)
 
 
-def ivf(vectors: npt.NDArray[np.float32]) -> ItemIndex:
-    """Searches every list, so that it is exact as long as it is asked for enough."""
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(SIZE), SIZE, 7, faiss.METRIC_INNER_PRODUCT)
-    index.train(vectors)
-    index.add(vectors)
-    return ItemIndex(index, vectors, search_parameters={"nprobe": 7})
-
-
-def starved_ivf(vectors: npt.NDArray[np.float32]) -> ItemIndex:
-    """Looks into one list of 40, so that it hardly ever finds enough by itself."""
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(SIZE), SIZE, 40, faiss.METRIC_INNER_PRODUCT)
+def ivf(vectors: npt.NDArray[np.float32], lists: int, nprobe: int) -> ItemIndex:
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(SIZE), SIZE, lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.min_points_per_centroid = 1
     index.train(vectors)
     index.add(vectors)
-    return ItemIndex(index, vectors, search_parameters={"nprobe": 1})
+    return ItemIndex(FaissIndex(index, "ivf", {"nprobe": nprobe}), vectors)
 
 
 VECTORS = np.random.default_rng(5).standard_normal((ITEMS, SIZE)).astype(np.float32)
-EXACT = {"flat": flat(VECTORS), "scaled flat": scaled_flat(VECTORS), "ivf": ivf(VECTORS)}
+EXACT = {"flat": flat(VECTORS), "scaled flat": scaled_flat(VECTORS), "all of ivf": ivf(VECTORS, 7, 7)}
 
 queries = st.integers(0, 2**32 - 1).map(
     lambda seed: np.random.default_rng(seed).standard_normal(SIZE).astype(np.float32)
@@ -65,33 +59,61 @@ def both_ways_of_searching() -> Iterator[None]:
         yield
 
 
-def brute_force(query: npt.NDArray[np.float32], k: int, excluded: set[int]) -> list[int]:
-    scores = VECTORS.astype(np.float64) @ query
-    allowed = [row for row in range(ITEMS) if row not in excluded]
-    return sorted(allowed, key=lambda row: -scores[row])[:k]
+masks = st.one_of(
+    st.none(),
+    st.tuples(st.integers(0, 2**32 - 1), st.sampled_from([0.5, 0.05, 0.005, 0.0])).map(
+        lambda drawn: AllowedItems(np.random.default_rng(drawn[0]).random(ITEMS) < drawn[1])
+    ),
+)
+searches = st.lists(
+    st.builds(
+        lambda query, k, excluded, allowed: Search(query, k, np.array(sorted(excluded), dtype=np.int64), allowed),
+        *(queries, st.integers(1, ITEMS + 50), exclusions, masks),
+    ),
+    min_size=1,
+    max_size=5,
+)
+
+
+def allowed_rows(search: Search) -> list[int]:
+    excluded = set(search.excluded.tolist())
+    return [row for row in range(ITEMS) if row not in excluded and (search.allowed is None or search.allowed.mask[row])]
 
 
 @pytest.mark.parametrize("name", EXACT)
 @settings(max_examples=150, deadline=None)
-@given(query=queries, k=st.integers(1, ITEMS + 50), excluded=exclusions)
-def test_an_exact_index_gives_the_best_that_are_not_excluded(
-    name: str, query: npt.NDArray[np.float32], k: int, excluded: set[int]
-) -> None:
-    found = EXACT[name].search(query, k, np.array(sorted(excluded), dtype=np.int64))
-    assert found.rows.tolist() == brute_force(query, k, excluded)
-    np.testing.assert_allclose(found.scores, (VECTORS[found.rows] @ query), rtol=1e-4, atol=1e-5)
+@given(searches=searches)
+def test_an_exact_index_gives_the_best_that_may_come_back(name: str, searches: list[Search]) -> None:
+    for search, found in zip(searches, EXACT[name].search(searches), strict=True):
+        exact = VECTORS.astype(np.float64) @ search.query
+        assert found.rows.tolist() == sorted(allowed_rows(search), key=lambda row: -exact[row])[: search.k]
+        np.testing.assert_allclose(found.scores, VECTORS[found.rows] @ search.query, rtol=1e-4, atol=1e-5)
 
 
-STARVED = starved_ivf(VECTORS)
+# Looks into one list of 40, so that it hardly ever finds enough by itself.
+STARVED = ivf(VECTORS, 40, 1)
 
 
 @settings(max_examples=150, deadline=None)
-@given(query=queries, k=st.integers(1, ITEMS + 50), excluded=exclusions)
-def test_an_approximate_index_never_brings_too_few_or_what_is_excluded(
-    query: npt.NDArray[np.float32], k: int, excluded: set[int]
-) -> None:
-    found = STARVED.search(query, k, np.array(sorted(excluded), dtype=np.int64))
-    assert len(found.rows) == min(k, ITEMS - len(excluded))
-    assert len(set(found.rows.tolist())) == len(found.rows)
-    assert not excluded & set(found.rows.tolist())
-    assert (np.diff(found.scores) <= 0).all()
+@given(searches=searches)
+def test_an_approximate_index_never_brings_too_few_or_what_may_not_come_back(searches: list[Search]) -> None:
+    for search, found in zip(searches, STARVED.search(searches), strict=True):
+        allowed = allowed_rows(search)
+        assert len(found.rows) == min(search.k, len(allowed))
+        assert len(set(found.rows.tolist())) == len(found.rows)
+        assert set(found.rows.tolist()) <= set(allowed)
+        assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize(("items", "k"), [(5_000, 10), (5_003, 17), (70_001, 10), (70_001, 400), (6_400, 100)])
+def test_the_best_of_many_are_found_by_the_best_of_their_folds(items: int, k: int, rng: np.random.Generator) -> None:
+    vectors = rng.standard_normal((items, SIZE)).astype(np.float32)
+    vectors[rng.permutation(items)[:50]] *= 3
+    queries = rng.standard_normal((40, SIZE)).astype(np.float32)
+    excluded = [np.sort(rng.permutation(items)[:30]) for _ in queries]
+    ranked = best_rows(vectors, None, queries, [k] * len(queries), excluded)
+    for query, left_out, (rows, scores) in zip(queries, excluded, ranked, strict=True):
+        exact = vectors @ query
+        exact[left_out] = -np.inf
+        np.testing.assert_allclose(scores, np.sort(exact)[::-1][:k], rtol=1e-4)
+        np.testing.assert_allclose(exact[rows], scores, rtol=1e-4)

@@ -15,13 +15,15 @@ from google.protobuf import json_format
 from shortlist.v1 import manifest_pb2
 from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.errors import BadModel
+from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.item_index import ItemIndex
 from shortlist_server.model.tensors import map_tensors
+from shortlist_server.queries import ClusterKind
 from shortlist_server.ranker import Ranker, layer_count
-from shortlist_server.recommend import ClusterKind, Recommender
+from shortlist_server.recommend import Recommender
 from shortlist_server.seen_items import SeenItems
 from shortlist_server.user_embeddings import UserEmbeddings
 
@@ -308,4 +310,4 @@ def _item_index(
     _require(
         parameters.keys() <= {"nprobe"}, path, f"has search parameters {parameters} that this server does not know"
     )
-    return ItemIndex(index, vectors, scale, parameters)
+    return ItemIndex(FaissIndex(index, info.kind, parameters), vectors, scale)

@@ -4,8 +4,8 @@ import functools
 import logging
 import threading
 import uuid
-from collections.abc import Callable
-from typing import Any, NoReturn
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
 
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
@@ -28,14 +28,19 @@ class CallsUnderWay:
         self._count = 0
         self._changed = threading.Condition()
 
-    def add(self, context: grpc.ServicerContext) -> None:
+    def follow(self, context: grpc.ServicerContext) -> None:
         """Counts a call until gRPC has sent its answer, which is later than its method returns."""
+        self.begin()
+        if not context.add_callback(self.end):
+            self.end()  # it has ended already
+
+    def begin(self) -> None:
+        """Counts a call."""
         with self._changed:
             self._count += 1
-        if not context.add_callback(self._remove):
-            self._remove()  # it has ended already
 
-    def _remove(self) -> None:
+    def end(self) -> None:
+        """Counts a call no more: its answer is sent."""
         with self._changed:
             self._count -= 1
             self._changed.notify_all()
@@ -52,32 +57,52 @@ def guard(servicer: Any, service: ServiceDescriptor, under_way: CallsUnderWay) -
     An interceptor could do the same, but would wrap anew at every call.
     """
     for method in service.methods:
-        setattr(servicer, method.name, _guarded(getattr(servicer, method.name), under_way))
+        guarded = _guarded_stream if method.server_streaming else _guarded
+        setattr(servicer, method.name, guarded(getattr(servicer, method.name), under_way))
 
 
 def _guarded(method: Method, under_way: CallsUnderWay) -> Method:
     @functools.wraps(method)
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        under_way.add(context)
+        under_way.follow(context)
         try:
             return method(request, context)
-        except QueryError as error:
-            _abort(context, status_of(error))
-        except Exception:  # the last resort: whatever it was, the caller gets a status and the log the rest
-            request_id = _request_id(context)
-            log.exception("%s failed, request id %s", method.__name__, request_id)
-            _abort(context, internal_error(request_id))
+        except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
+            context.abort_with_status(to_grpc(failure(error, method.__name__, context.invocation_metadata())))
 
     return answer
 
 
-def _abort(context: grpc.ServicerContext, status: Any) -> NoReturn:
-    context.abort_with_status(to_grpc(status))
+def _guarded_stream(method: Method, under_way: CallsUnderWay) -> Method:
+    @functools.wraps(method)
+    def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+        under_way.follow(context)
+        try:
+            yield from method(requests, context)
+        except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
+            context.abort_with_status(to_grpc(failure(error, method.__name__, context.invocation_metadata())))
+
+    return answer
 
 
-def _request_id(context: grpc.ServicerContext) -> str:
+def failure(error: Exception, what: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> Any:
+    """The google.rpc.Status of a request that failed; what nobody foresaw is logged.
+
+    Args:
+        error: why.
+        what: the method's name.
+        metadata: the request's, which may bear the caller's own id of it.
+    """
+    if isinstance(error, QueryError):
+        return status_of(error)
+    request_id = _request_id(metadata)
+    log.error("%s failed, request id %s", what, request_id, exc_info=error)
+    return internal_error(request_id)
+
+
+def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
     """The caller's own id where it is fit to be logged, or a new one."""
-    given = dict(context.invocation_metadata()).get(REQUEST_ID_HEADER)
+    given = dict(metadata).get(REQUEST_ID_HEADER)
     if isinstance(given, str) and 0 < len(given) <= _MAX_REQUEST_ID and given.isprintable():
         return given
     return uuid.uuid4().hex

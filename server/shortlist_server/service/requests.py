@@ -1,12 +1,22 @@
 """From request messages to queries: every limit of the contract is checked here."""
 
+import math
 import re
 from collections.abc import Sequence
 from typing import Protocol
 
 from shortlist.v1 import common_pb2, recommender_pb2
-from shortlist_server.errors import InvalidField, NotSupported
-from shortlist_server.recommend import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
+from shortlist_server.errors import InvalidField
+from shortlist_server.item_attributes import Condition, Filter, Scalar
+from shortlist_server.queries import (
+    ClusterKind,
+    ClusterQuery,
+    Diversity,
+    Fallback,
+    History,
+    RecommendQuery,
+    SimilarItemsQuery,
+)
 
 DEFAULT_K = 10
 MAX_K = 1_000
@@ -16,6 +26,11 @@ MAX_QUERY_ITEMS = 100
 MAX_SCORED_ITEMS = 10_000
 MAX_ATTRIBUTES = 32
 MAX_LISTED_ITEMS = 10_000
+MAX_HISTORY = 10_000
+MAX_CONDITIONS = 16
+MAX_VALUES = 1_000
+MAX_EFFORT = 16
+MAX_BATCH = 1_000
 
 _LABEL = re.compile(r"[a-z0-9-]{1,63}")
 
@@ -41,13 +56,18 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
 
     Raises:
         InvalidField: a field is outside its limits.
-        NotSupported: a field asks for what this server cannot do.
     """
     if request.HasField("user_id") == request.HasField("history"):
         both = request.HasField("history")
         raise InvalidField("user_id", f"set exactly one of user_id and history, not {'both' if both else 'neither'}")
+    user: str | History
     if request.HasField("user_id"):
-        _check_id("user_id", request.user_id)
+        user = request.user_id
+        _check_id("user_id", user)
+    else:
+        user = _history(request.history)
+        if request.rerank:
+            raise InvalidField("rerank", "the network knows users by their id, not by a history")
     k = _k(request, request.HasField("k"))
     if not 0 <= request.offset <= MAX_K - k:
         raise InvalidField("offset", f"must lie between 0 and {MAX_K} - k")
@@ -55,19 +75,20 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
     fallback = _FALLBACKS.get(request.fallback)
     if fallback is None:
         raise InvalidField("fallback", f"{request.fallback} is not a value of Fallback")
-    for field in ("history", "filter", "min_score", "diversity", "search_effort"):
-        if request.HasField(field):
-            raise NotSupported(field)
-    if request.rerank:
-        raise NotSupported("rerank")
-    if request.offset:
-        raise NotSupported("offset")
+    if request.HasField("min_score") and math.isnan(request.min_score):
+        raise InvalidField("min_score", "must be a number")
     return RecommendQuery(
-        user_id=request.user_id,
+        user=user,
         k=k,
+        offset=request.offset,
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
         exclude_item_ids=request.exclude_item_ids,
+        filter=_filter(request.filter) if request.HasField("filter") else None,
         fallback=fallback,
+        rerank=request.rerank,
+        min_score=request.min_score if request.HasField("min_score") else None,
+        diversity=_diversity(request.diversity) if request.HasField("diversity") else None,
+        effort=_effort(request) if request.HasField("search_effort") else 1.0,
     )
 
 
@@ -76,10 +97,74 @@ def similar_items_query(request: recommender_pb2.SimilarItemsRequest) -> Similar
     k = _k(request, request.HasField("k"))
     _check_ids("item_ids", request.item_ids, at_least=1, at_most=MAX_QUERY_ITEMS)
     _check_ids("negative_item_ids", request.negative_item_ids, at_most=MAX_QUERY_ITEMS)
-    for field in ("filter", "search_effort"):
-        if request.HasField(field):
-            raise NotSupported(field)
-    return SimilarItemsQuery(item_ids=request.item_ids, negative_item_ids=request.negative_item_ids, k=k)
+    return SimilarItemsQuery(
+        item_ids=request.item_ids,
+        negative_item_ids=request.negative_item_ids,
+        k=k,
+        filter=_filter(request.filter) if request.HasField("filter") else None,
+        effort=_effort(request) if request.HasField("search_effort") else 1.0,
+    )
+
+
+def check_batch(request: recommender_pb2.BatchRecommendRequest) -> None:
+    """Checks how many requests a BatchRecommendRequest holds.
+
+    Raises:
+        InvalidField: it holds none or too many.
+    """
+    if not 1 <= len(request.requests) <= MAX_BATCH:
+        raise InvalidField("requests", f"must hold 1 to {MAX_BATCH:,} requests, not {len(request.requests):,}")
+
+
+def _history(message: recommender_pb2.History) -> History:
+    items = message.items
+    if not 1 <= len(items) <= MAX_HISTORY:
+        raise InvalidField("history.items", f"must hold 1 to {MAX_HISTORY:,} items, not {len(items):,}")
+    weighted = items[0].HasField("weight")
+    for place, item in enumerate(items):
+        _check_id(f"history.items[{place}].item_id", item.item_id)
+        if item.HasField("weight") != weighted:
+            raise InvalidField(f"history.items[{place}].weight", "set the weight of every item or of none")
+        if not math.isfinite(item.weight):
+            raise InvalidField(f"history.items[{place}].weight", "must be a finite number")
+    return History([item.item_id for item in items], [item.weight for item in items] if weighted else None)
+
+
+def _filter(message: recommender_pb2.Filter) -> Filter:
+    return Filter(_conditions("filter.must", message.must), _conditions("filter.must_not", message.must_not))
+
+
+def _conditions(path: str, messages: Sequence[recommender_pb2.Condition]) -> tuple[Condition, ...]:
+    if len(messages) > MAX_CONDITIONS:
+        raise InvalidField(path, f"has {len(messages):,} conditions, more than {MAX_CONDITIONS}")
+    conditions = []
+    for place, message in enumerate(messages):
+        here = f"{path}[{place}]"
+        if not 1 <= len(message.any_of) <= MAX_VALUES:
+            raise InvalidField(f"{here}.any_of", f"must hold 1 to {MAX_VALUES:,} values, not {len(message.any_of):,}")
+        values = tuple(_scalar(f"{here}.any_of[{number}]", value) for number, value in enumerate(message.any_of))
+        conditions.append(Condition(here, message.attribute, values))
+    return tuple(conditions)
+
+
+def _scalar(path: str, value: common_pb2.AttributeValue) -> Scalar:
+    kind = value.WhichOneof("kind")
+    if kind is None or kind == "string_list":
+        raise InvalidField(path, "must be a text, a number or a yes or no")
+    scalar: Scalar = getattr(value, kind)
+    return scalar
+
+
+def _diversity(message: recommender_pb2.Diversity) -> Diversity:
+    if message.max_per_value < 1:
+        raise InvalidField("diversity.max_per_value", f"must be at least 1, not {message.max_per_value:,}")
+    return Diversity(message.attribute, message.max_per_value)
+
+
+def _effort(request: recommender_pb2.RecommendRequest | recommender_pb2.SimilarItemsRequest) -> float:
+    if not 1 <= request.search_effort <= MAX_EFFORT:
+        raise InvalidField("search_effort", f"must lie between 1 and {MAX_EFFORT}, not be {request.search_effort:g}")
+    return request.search_effort
 
 
 def check_score_request(request: recommender_pb2.ScoreRequest) -> None:

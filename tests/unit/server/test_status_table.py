@@ -13,6 +13,7 @@ EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
     (errors.InvalidField("k", "too large"), grpc.StatusCode.INVALID_ARGUMENT, "google.rpc.BadRequest"),
     (errors.NotSupported("rerank"), grpc.StatusCode.UNIMPLEMENTED, ""),
     (errors.NoClusters(), grpc.StatusCode.UNIMPLEMENTED, ""),
+    (errors.NoRanker(), grpc.StatusCode.UNIMPLEMENTED, ""),
     (errors.UserNotFound("u"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.ItemNotFound("i"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.ClusterNotFound("7", "there is no cluster 7"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),

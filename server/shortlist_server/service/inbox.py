@@ -1,0 +1,62 @@
+"""The messages of a stream, as many at a time as have come."""
+
+import queue
+import threading
+import time
+from collections.abc import Iterator
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+_LOOK_SECONDS = 0.1
+
+
+class Inbox(Generic[T]):
+    """Reads a stream ahead on a thread of its own, by a bounded number of messages.
+
+    Args:
+        messages: blocks until the next message is there; raises when the call is over.
+        size: so many are read ahead, and given out at once, at most.
+    """
+
+    def __init__(self, messages: Iterator[T], size: int) -> None:
+        self._messages = messages
+        self._size = size
+        self._read: queue.Queue[tuple[T, float] | None] = queue.Queue(size)  # None is the end
+        self._closed = threading.Event()
+        threading.Thread(target=self._read_ahead, name="stream", daemon=True).start()
+
+    def close(self) -> None:
+        """Says that nobody takes messages any more."""
+        self._closed.set()
+
+    def batches(self) -> Iterator[list[tuple[T, float]]]:
+        """What has come since the last time, one message at least, each with when it came by ``time.perf_counter``."""
+        while True:
+            entry = self._read.get()
+            batch = []
+            while entry is not None:
+                batch.append(entry)
+                if len(batch) == self._size or self._read.empty():
+                    break
+                entry = self._read.get()
+            if batch:
+                yield batch
+            if entry is None:
+                return
+
+    def _read_ahead(self) -> None:
+        try:
+            for message in self._messages:
+                self._put((message, time.perf_counter()))
+        except Exception:  # noqa: BLE001 # the call is over: there is nobody to tell
+            self.close()
+        self._put(None)
+
+    def _put(self, entry: tuple[T, float] | None) -> None:
+        while True:
+            try:
+                return self._read.put(entry, timeout=_LOOK_SECONDS)
+            except queue.Full:
+                if self._closed.is_set():
+                    return None
