@@ -64,8 +64,8 @@ class Ranker:
         for begin in range(0, len(users), at_once):
             block = slice(begin, begin + at_once)
             u, i = (torch.from_numpy(rows[block]).to(self.device) for rows in (users, items))
-            known = i.clamp(min=0)
-            scores[block] = (self._perceptron(u, known) + self._rest(u, known)).masked_fill_(i == PADDING, -torch.inf)
+            # Padding takes the last row's score until it gets its own.
+            scores[block] = (self._perceptron(u, i) + self._rest(u, i)).masked_fill_(i == PADDING, -torch.inf)
         return np.asarray(scores.cpu().numpy(), dtype=np.float32)
 
     def _perceptron(self, users: Tensor, items: Tensor) -> Tensor:
