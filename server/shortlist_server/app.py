@@ -54,6 +54,7 @@ class ServerConfig:
         waiting: requests that may wait for their turn.
         drain_seconds: how long health has been NOT_SERVING before new calls are refused.
         grace_seconds: how long calls under way may take to finish at shutdown.
+        share_port: other processes may listen on the port too; calls are dealt out among them.
         lane: how unary queries are answered: "fast", in batches (service/fast_lane.py); "plain", one by one on a pool
             of threads; "auto", fast where this grpcio can.
         retry_load_seconds: how often a folder without a good version is looked at again.
@@ -70,6 +71,7 @@ class ServerConfig:
     waiting: int = 128
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
+    share_port: bool = False
     lane: str = "auto"
     retry_load_seconds: float = 2.0
 
@@ -104,8 +106,11 @@ class ServerApp:
         self._stopping = threading.Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(config.working + config.waiting + _SPARE_THREADS, "rpc"),
-            # Without this a second server on the same port would silently take half of the calls.
-            options=[("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES)],
+            # Unless it is meant, a second server on the same port would silently take half of the calls.
+            options=[
+                ("grpc.so_reuseport", int(config.share_port)),
+                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+            ],
         )
         admission = Admission(config.working, config.waiting)
         answers = Answers(self._store)

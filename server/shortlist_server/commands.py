@@ -23,6 +23,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument(
         "--device", default="auto", help="of the user table: auto (a GPU where there is one), cpu, cuda …"
     )
+    serve.add_argument(
+        "--workers", type=int, default=1, metavar="N", help="processes that share the port and the mapped model"
+    )
+    serve.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)  # what a worker is started with
     serve.add_argument("--working", type=int, default=os.cpu_count() or 1, help="requests that compute at once")
     serve.add_argument("--waiting", type=int, default=128, help="requests that may wait for their turn")
     serve.add_argument(
@@ -59,9 +63,11 @@ def _serve(options: argparse.Namespace) -> int:
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    if options.workers > 1:
+        return _serve_by_workers(options)
     from shortlist_server.app import ServerApp, ServerConfig
 
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    _log_to_stderr()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -74,6 +80,7 @@ def _serve(options: argparse.Namespace) -> int:
                 device=options.device,
                 working=options.working,
                 waiting=options.waiting,
+                share_port=options.share_port,
                 lane=options.lane,
                 drain_seconds=options.drain_seconds,
                 grace_seconds=options.grace_seconds,
@@ -88,3 +95,32 @@ def _serve(options: argparse.Namespace) -> int:
     stop.wait()
     app.stop()
     return 0
+
+
+def _log_to_stderr() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+
+def _serve_by_workers(options: argparse.Namespace) -> int:
+    from shortlist_server.workers import Workers, reserve_port
+
+    _log_to_stderr()
+    try:
+        port = reserve_port(options.host, options.port)
+    except OSError as error:
+        sys.stderr.write(
+            f"shortlist: cannot listen on {options.host}:{options.port}: {error.strerror}; "
+            "choose another with --host and --port\n"
+        )
+        return 1
+    with port:
+        number = port.getsockname()[1]
+        command = [sys.executable, "-m", "shortlist_client.main", "serve", "--share-port"]
+        command += ["--models-dir", str(options.models_dir), "--host", options.host, "--port", str(number)]
+        for name in ("device", "working", "waiting", "lane", "drain_seconds", "grace_seconds"):
+            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        workers = Workers(command, options.workers)
+        for signal_number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(signal_number, workers.stop)
+        host = f"[{options.host}]" if ":" in options.host else options.host
+        return workers.run(f"{host}:{number}")
