@@ -44,10 +44,17 @@ class IdTable:
     def rows(self, external_ids: Sequence[str]) -> Int64Array:
         """(n,) the rows of ids, the i-th for the i-th, ``UNKNOWN`` where the table has no such id."""
         encoded = [external_id.encode("utf-8", "surrogatepass") for external_id in external_ids]
+        if not encoded or not len(self):
+            return np.full(len(encoded), UNKNOWN, dtype=np.int64)
         hashes = np.array([_hash(one) for one in encoded], dtype=np.uint64)
         positions = self._hashes.searchsorted(hashes)
-        found = (self._find(*pair) for pair in zip(encoded, hashes, positions.tolist(), strict=True))
-        return np.fromiter(found, dtype=np.int64, count=len(encoded))
+        rows = self._rows[np.minimum(positions, len(self) - 1)].astype(np.int64)
+        begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
+        view = self._view
+        for place, (one, begin, end) in enumerate(zip(encoded, begins, ends, strict=True)):
+            if view[begin:end] != one:  # unknown, or another id has the same hash
+                rows[place] = self._find(one, hashes[place], int(positions[place]))
+        return rows
 
     def _find(self, encoded: bytes, hashed: np.uint64, position: int) -> int:
         # Different ids may share a hash, so each candidate's text is compared.
