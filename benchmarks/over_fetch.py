@@ -14,6 +14,7 @@ from collections.abc import Callable
 import faiss
 import numpy as np
 
+from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_index import ItemIndex
 
 ROUNDS = 200
@@ -37,7 +38,7 @@ def main() -> None:
         query = rng.standard_normal(64).astype(np.float32)
         flat = faiss.IndexFlatIP(64)
         flat.add(vectors)
-        index = ItemIndex(flat, vectors)
+        index = ItemIndex(FaissIndex(flat, "flat", "none", {}), vectors)
         excluded = np.sort(rng.choice(items, 100, replace=False))
         scan = median_micros(index._scan, query, 10, excluded)
         for wanted in (10, items // 200, items // 100, items // 50, items // 8):

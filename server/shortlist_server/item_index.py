@@ -1,11 +1,11 @@
 """Nearest items by inner product, exactly k of them whatever is left out."""
 
 from dataclasses import dataclass
-from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
+
+from shortlist_server.faiss_index import FaissIndex
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -35,23 +35,20 @@ class ItemIndex:
     """A FAISS index with the vectors it was built over.
 
     Args:
-        index: an inner-product index whose i-th vector is ``vectors[i] * scale[i]``.
+        index: an index whose i-th vector is ``vectors[i] * scale[i]``.
         vectors: (items, d) float32.
         scale: (items,) float32 that brings each vector to the length it has in the index; None for as it is.
-        search_parameters: FAISS search parameters by name, such as nprobe.
     """
 
     def __init__(
         self,
-        index: Any,
+        index: FaissIndex,
         vectors: Float32Array,
         scale: Float32Array | None = None,
-        search_parameters: dict[str, int] | None = None,
     ) -> None:
         self._index = index
         self._vectors = vectors
         self._scale = scale
-        self._parameters = faiss.SearchParametersIVF(**search_parameters) if search_parameters else None
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -80,10 +77,14 @@ class ItemIndex:
             return Neighbours(NO_ROWS, np.empty(0, dtype=np.float32))
         wanted = k + len(excluded)
         if wanted <= max(len(self) // _SCAN_SHARE, k):
-            scores, rows = self._index.search(query[None], wanted, params=self._parameters)
-            allowed = (rows[0] >= 0) & ~_is_among(rows[0], excluded)
+            scores, rows = (found[0] for found in self._index.search(query[None], wanted))
+            if self._index.rounded_scores:
+                scores = np.where(rows >= 0, self.vectors(rows) @ query, -np.inf).astype(np.float32)
+                order = np.argsort(-scores, kind="stable")
+                scores, rows = scores[order], rows[order]
+            allowed = (rows >= 0) & ~_is_among(rows, excluded)
             if np.count_nonzero(allowed) >= k:
-                return Neighbours(rows[0][allowed][:k], scores[0][allowed][:k])
+                return Neighbours(rows[allowed][:k], scores[allowed][:k])
         return self._scan(query, k, excluded)
 
     def _scan(self, query: Float32Array, k: int, excluded: RowArray) -> Neighbours:

@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_index import ItemIndex
 
 ITEMS, SIZE = 300, 6
@@ -17,14 +18,14 @@ ITEMS, SIZE = 300, 6
 def flat(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexFlatIP(SIZE)
     index.add(vectors)
-    return ItemIndex(index, vectors)
+    return ItemIndex(FaissIndex(index, "flat", "none", {}), vectors)
 
 
 def scaled_flat(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexFlatIP(SIZE)
     index.add(vectors)
     scale = np.linspace(0.5, 2, ITEMS, dtype=np.float32)
-    return ItemIndex(index, vectors / scale[:, None], scale)
+    return ItemIndex(FaissIndex(index, "flat", "none", {}), vectors / scale[:, None], scale)
 
 
 def ivf(vectors: npt.NDArray[np.float32]) -> ItemIndex:
@@ -32,7 +33,7 @@ def ivf(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexIVFFlat(faiss.IndexFlatIP(SIZE), SIZE, 7, faiss.METRIC_INNER_PRODUCT)
     index.train(vectors)
     index.add(vectors)
-    return ItemIndex(index, vectors, search_parameters={"nprobe": 7})
+    return ItemIndex(FaissIndex(index, "ivf", "none", {"nprobe": 7}), vectors)
 
 
 def starved_ivf(vectors: npt.NDArray[np.float32]) -> ItemIndex:
@@ -41,7 +42,7 @@ def starved_ivf(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index.cp.min_points_per_centroid = 1
     index.train(vectors)
     index.add(vectors)
-    return ItemIndex(index, vectors, search_parameters={"nprobe": 1})
+    return ItemIndex(FaissIndex(index, "ivf", "none", {"nprobe": 1}), vectors)
 
 
 VECTORS = np.random.default_rng(5).standard_normal((ITEMS, SIZE)).astype(np.float32)

@@ -121,7 +121,9 @@ def _add_reading_options(options: "argparse.ArgumentParser | argparse._ArgumentG
 
 def _add_model_options(parser: argparse.ArgumentParser) -> "argparse._ArgumentGroup":
     options = parser.add_argument_group("model")
-    options.add_argument("--model", default="ials", metavar="M", help="ials, softmax-mf, ncf, svdpp, mf, mf-fullbatch or ncf-rating")
+    options.add_argument(
+        "--model", default="ials", metavar="M", help="ials, softmax-mf, ncf, svdpp, mf, mf-fullbatch or ncf-rating"
+    )
     options.add_argument(
         "--set", action="append", default=[], metavar="NAME=VALUE", help="change a hyper-parameter; may be repeated"
     )
