@@ -16,7 +16,7 @@ Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
 
 Search = Callable[[Float32Array, int], Int64Array]
-"""(b, d) queries and k to (b, k) item rows, best first, -1 where there is none."""
+"""(b, d) queries and k to (b, k) item rows in any order, -1 where there is none."""
 
 _BATCH = 64  # about what a server under load drains at once
 _TIMED_SINGLY = 64
@@ -144,22 +144,32 @@ def _one_thread() -> Iterator[None]:
 
 def exact_search(vectors: Float32Array) -> Search:
     """Exact search by one matrix product, as a server does it for an index of kind "flat"."""
-    items = torch.from_numpy(vectors).T
+    items = torch.from_numpy(vectors)
 
     def search(queries: Float32Array, k: int) -> Int64Array:
-        return np.asarray(torch.topk(torch.from_numpy(queries) @ items, k).indices.numpy())
+        return _best(_products(items, torch.from_numpy(queries)), k)
 
     return search
 
 
 def bfloat16_search(vectors: Float32Array, over_fetch: int = 4) -> Search:
     """Exact search for ``over_fetch`` times as many in bfloat16, which are then scored again in float32."""
-    items, rounded = torch.from_numpy(vectors), torch.from_numpy(vectors).bfloat16().T
+    rounded = torch.from_numpy(vectors).bfloat16()
 
     def search(queries: Float32Array, k: int) -> Int64Array:
-        asked = torch.from_numpy(queries)
-        found = torch.topk(asked.bfloat16() @ rounded, min(over_fetch * k, len(vectors))).indices  # (b, 4k)
-        scores = torch.bmm(items[found], asked[:, :, None])[:, :, 0]
-        return np.asarray(found.gather(1, torch.topk(scores, k).indices).numpy())
+        products = _products(rounded, torch.from_numpy(queries).bfloat16()).float()
+        found = _best(products, min(over_fetch * k, len(vectors)))  # (b, 4k)
+        scores = torch.from_numpy(np.einsum("bkd,bd->bk", vectors[found], queries))
+        return np.take_along_axis(found, _best(scores, k), axis=1)
 
     return search
+
+
+def _products(items: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
+    """(b, items) inner products."""
+    return (items @ queries[0])[None] if len(queries) == 1 else queries @ items.T
+
+
+def _best(scores: torch.Tensor, k: int) -> Int64Array:
+    """(b, k) places of the greatest of each row, in any order; NumPy's partition is twice as quick as torch.topk."""
+    return np.argpartition(scores.numpy(), scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]

@@ -9,6 +9,7 @@ from typing import Any
 from shortlist_trainer.export.index_candidates import (
     CANDIDATES,
     NO_TRANSFORM,
+    SQUARED_LENGTH,
     Candidate,
     IndexBuilder,
     bytes_of,
@@ -48,7 +49,7 @@ class IndexGoal:
     seconds: float = 400.0
 
     def __str__(self) -> str:
-        within = "" if self.memory_bytes is None else f" within {self.memory_bytes / 1e6:,.0f} MB"
+        within = "" if self.memory_bytes is None else f" within {self.memory_bytes / 1e6:,g} MB"
         return f"recall {self.recall:g} at {self.k}{within}"
 
 
@@ -81,15 +82,15 @@ class IndexPoint:
         """What points are compared by: the geometric mean of both times, for which half of either counts the same."""
         return math.sqrt(self.single_query_micros * self.batch_micros_per_query)
 
+    @property
+    def name(self) -> str:
+        """The index and its setting for people."""
+        dial = (f"{name} {value:g}" for name, value in self.search_parameters.items() if name != SQUARED_LENGTH)
+        return " ".join([self.kind, *([] if self.transform == NO_TRANSFORM else [self.transform]), *dial])
+
     def __str__(self) -> str:
-        dial = "".join(
-            f" {name} {value:g}" for name, value in self.search_parameters.items() if name != "squared_length"
-        )
-        transform = "" if self.transform == NO_TRANSFORM else f" {self.transform}"
-        return (
-            f"{self.kind}{transform}{dial}: recall {self.recall:.4f}, "
-            f"{self.single_query_micros:,.0f} µs a query alone, {self.batch_micros_per_query:,.0f} µs in a batch"
-        )
+        times = f"{self.single_query_micros:,.0f} µs a query alone, {self.batch_micros_per_query:,.0f} µs in a batch"
+        return f"{self.name}: recall {self.recall:.4f}, {times}"
 
 
 @dataclass
