@@ -1,5 +1,6 @@
 """A FAISS index as its manifest describes it: inner products whatever it computes, and search effort per call."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
@@ -150,7 +151,7 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...])
     require(info.transform in {"", "none", _L2_AUGMENTED}, f"has a transform {info.transform!r} that is not known")
     expected = _DIALS[info.kind] | ({_SQUARED_LENGTH} if augmented else set())
     require(
-        parameters.keys() == expected and all(value > 0 for value in parameters.values()),
+        parameters.keys() == expected and all(0 < value < math.inf for value in parameters.values()),
         f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "
         f"{sorted(expected)}",
     )

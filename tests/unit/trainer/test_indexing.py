@@ -27,6 +27,7 @@ from shortlist_trainer.export.index_measuring import (
     exact_search,
 )
 from shortlist_trainer.export.reindexing import reindex
+from shortlist_trainer.export.report import embedding_map
 from shortlist_trainer.models.base import Embeddings
 from tests.running import serving
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
@@ -58,6 +59,12 @@ def share_found(search: Search, items: Float32Array, queries: Float32Array, k: i
 def free_approximation(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets any approximate index be cheaper than exact search, which on small catalogues none would be for certain."""
     monkeypatch.setattr(index_module, "WORTH", 1e9)
+
+
+@pytest.fixture
+def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps items by their principal components instead of t-SNE, which takes ten seconds."""
+    monkeypatch.setattr(embedding_map, "TSNE_FROM_ITEMS", 1_000_000)
 
 
 # Recall.
@@ -269,7 +276,7 @@ def published(models_dir: Path, rng: np.random.Generator, *, with_report: bool =
     return publish_embeddings(models_dir, dataset, vectors, with_report=with_report), vectors
 
 
-@pytest.mark.usefixtures("free_approximation")
+@pytest.mark.usefixtures("free_approximation", "quick_report")
 def test_tuning_again_publishes_a_version_that_differs_in_its_indexes_alone_and_is_served(
     tmp_path: Path, rng: np.random.Generator
 ) -> None:
@@ -310,7 +317,7 @@ def test_tuning_again_publishes_a_version_that_differs_in_its_indexes_alone_and_
         assert len({int(item.id[1:]) for item in similar.items} & best) >= 8
 
 
-@pytest.mark.usefixtures("free_approximation")
+@pytest.mark.usefixtures("free_approximation", "quick_report")
 def test_the_report_shows_the_new_curves_and_is_otherwise_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
     published(tmp_path, rng, with_report=True)
     reindex(tmp_path, 1, GOAL, 0, lambda _: None)
