@@ -534,9 +534,9 @@ def test_a_part_that_cannot_be_drawn_costs_nothing_else(
     write_report(tmp_path / "report.html", content)
     page = Page((tmp_path / "report.html").read_text())
     assert "The part “data” could not be drawn: <no luck>" in page.text
-    assert {"quality", "recommendations", "neighbours", "map", "training", "making"} == set(page.values("id")) - {
-        value for value in page.values("id") if "-" in value
-    }
+    assert {"quality", "recommendations", "neighbours", "map", "training", "indexes", "making"} == set(
+        page.values("id")
+    ) - {value for value in page.values("id") if "-" in value}
     assert "no luck" in caplog.text
 
 

@@ -24,6 +24,9 @@ _PILOT_ITEMS = 20_000
 _HOPELESS = 4
 """An index that costs so many times as much as another of its family on the sample is not tried further."""
 
+_BEYOND = 2
+"""So many times the cost of the best index so far, no setting is tried: the curve tells enough by then."""
+
 _MARGINS = (2.0, 4.0)
 """Standard errors by which the half of the queries that a setting is chosen by must exceed the target, so that the
 other half meets it too; the second where the first was not enough."""
@@ -158,7 +161,7 @@ def tune(
             tuning.left_out.append(sweep.too_large)
             continue
         best = sweep.cheapest(most_cost)
-        tuning.points += sweep.points
+        tuning.points += sorted(sweep.points, key=lambda point: point.cost)
         say(str(best or f"no more than {sweep.most}"))
         met |= best is not None
         if piloted and (best is not None or max(point.cost for point in sweep.points) >= most_cost):
@@ -250,7 +253,7 @@ class _Sweep:
         return max(self.points, key=lambda point: point.recall)
 
     def cheapest(self, most_cost: float) -> IndexPoint | None:
-        """The cheapest setting that reaches the goal; None where none does before it costs ``most_cost``."""
+        """The cheapest setting that reaches the goal; None where none does at less than about ``most_cost``."""
         reached = []
         for dial in dials(self._candidate, self._index, self._goal.k):
             for margin in _MARGINS:
@@ -266,14 +269,14 @@ class _Sweep:
     def _least(self, dial: list[dict[str, float]], margin: float, most_cost: float) -> int | None:
         """The place of the least setting that reaches the goal by the half of the queries to choose by.
 
-        The dial is turned up in growing steps until the goal is reached or the cost passes ``most_cost``, so that the
-        settings that take long are only tried where they are needed; the rest is bisection.
+        The dial is turned up in growing steps until the goal is reached or the cost is well past ``most_cost``, so that
+        the settings that take long are only tried where they are needed; the rest is bisection.
         """
         below, place, step = -1, len(dial) // 3, 2
         while not self._meets(dial[place], margin):
             point = self._at(dial[place])[1]
             saturated = below >= 0 and point.recall <= self._at(dial[below])[1].recall
-            if saturated or place == len(dial) - 1 or point.cost >= most_cost:
+            if saturated or place == len(dial) - 1 or point.cost >= _BEYOND * most_cost:
                 return None
             below, place, step = place, min(place + step, len(dial) - 1), step * 2
         while place - below > 1:
