@@ -150,11 +150,6 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...])
     require(info.kind in _DIALS, f"is of a kind {info.kind!r} that this server does not know")
     require(info.transform in {"", "none", _L2_AUGMENTED}, f"has a transform {info.transform!r} that is not known")
     expected = _DIALS[info.kind] | ({_SQUARED_LENGTH} if augmented else set())
-    require(
-        parameters.keys() == expected and all(0 < value < math.inf for value in parameters.values()),
-        f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "
-        f"{sorted(expected)}",
-    )
     try:
         index = _FAISS.read_index(str(path), _MAPPED)
     except RuntimeError as error:
@@ -165,6 +160,11 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...])
     require(index.metric_type == metric, f"is not an {'L2' if augmented else 'inner-product'} index")
     found = _kind_of(index)
     require(found == info.kind.removesuffix("-bf16"), f"is of kind {found!r}, but the manifest says {info.kind!r}")
+    require(
+        parameters.keys() == expected and all(0 < value < math.inf for value in parameters.values()),
+        f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "
+        f"{sorted(expected)}",
+    )
     return FaissIndex(index, info.kind, info.transform or "none", parameters)
 
 

@@ -185,7 +185,6 @@ def test_an_index_of_an_older_trainer_is_read(tmp_path: Path, vectors: Float32Ar
         (Info("ivf", "none", {"nprobe": 1, "k_factor": 2}), "search parameters"),
         (Info("ivf", "none", {"nprobe": float("nan")}), "search parameters"),
         (Info("ivf", "none", {"nprobe": float("inf")}), "search parameters"),
-        (Info("ivf", "l2-augmented", {"nprobe": 1}), "search parameters"),
         (Info("ivf", "l2-augmented", {"nprobe": 1, "squared_length": 9.0}), "shape"),
         (Info("flat"), "is of kind 'ivf', but the manifest says 'flat'"),
         (Info("hnsw", "none", {"efSearch": 9}), "is of kind 'ivf', but the manifest says 'hnsw'"),
@@ -209,6 +208,12 @@ def test_an_index_over_other_vectors_or_by_another_measure_is_refused(tmp_path: 
     info = Info("ivf", "l2-augmented", {"nprobe": 1, "squared_length": 9.0})
     with pytest.raises(BadModel, match="not an L2 index"):
         read_faiss_index(tmp_path / "items.faiss", info, vectors.shape)
+
+
+def test_augmented_vectors_without_their_length_are_refused(tmp_path: Path, vectors: Float32Array) -> None:
+    faiss.write_index(ivf(augmented(vectors)[0], L2), str(tmp_path / "items.faiss"))
+    with pytest.raises(BadModel, match="squared_length"):
+        read_faiss_index(tmp_path / "items.faiss", Info("ivf", "l2-augmented", {"nprobe": 1}), vectors.shape)
 
 
 @pytest.mark.parametrize("content", [b"", b"no index at all"])

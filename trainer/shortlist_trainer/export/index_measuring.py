@@ -71,6 +71,10 @@ class GroundTruth:
         half = max(1, len(self.queries) // 2)
         return self._part(slice(0, half)), self._part(slice(-half, None))
 
+    def first(self, queries: int) -> "GroundTruth":
+        """The same of so many queries."""
+        return self._part(slice(0, queries))
+
     def _part(self, places: slice) -> "GroundTruth":
         part = copy(self)
         part.queries, part._best = self.queries[places], self._best[places]
