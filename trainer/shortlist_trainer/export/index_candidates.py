@@ -161,26 +161,25 @@ def _spread(least: float, most: float) -> list[float]:
 
 def search_of(index: Any, transform: str, parameters: Mapping[str, float]) -> Search:
     """How a candidate searches with a setting of its dial."""
-    settings = _search_parameters(index, parameters)
 
     def search(queries: Float32Array, k: int) -> Int64Array:
         if transform == L2_AUGMENTED:
             queries = np.hstack([queries, np.zeros((len(queries), 1), np.float32)])
-        rows: Int64Array = index.search(queries, k, params=settings)[1]
+        rows: Int64Array = index.search(queries, k, params=_search_parameters(index, parameters, k))[1]
         return rows
 
     return search
 
 
-def _search_parameters(index: Any, parameters: Mapping[str, float]) -> Any:
+def _search_parameters(index: Any, parameters: Mapping[str, float], k: int) -> Any:
     index = _FAISS.downcast_index(index)
     if isinstance(index, _FAISS.IndexRefine):
-        base = _search_parameters(index.base_index, parameters)
+        base = _search_parameters(index.base_index, parameters, k)
         return _FAISS.IndexRefineSearchParameters(k_factor=parameters["k_factor"], base_index_params=base)
     if isinstance(index, _FAISS.IndexIVF):
         return _FAISS.SearchParametersIVF(nprobe=int(parameters["nprobe"]))
     if isinstance(index, _FAISS.IndexHNSW):
-        return _FAISS.SearchParametersHNSW(efSearch=int(parameters["efSearch"]))
+        return _FAISS.SearchParametersHNSW(efSearch=max(int(parameters["efSearch"]), k))
     return None
 
 
