@@ -1,48 +1,182 @@
-"""A FAISS index as the manifest describes it."""
+"""A FAISS index as its manifest describes it: inner products whatever it computes, and search effort per call."""
 
+import math
 from collections.abc import Mapping
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
 import faiss
 import numpy as np
 import numpy.typing as npt
 
+from shortlist_server.errors import BadModel
 from shortlist_server.item_attributes import AllowedItems
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 
+_FAISS: Any = faiss  # its stubs lack part of what it takes
+
+EXACT_KINDS = frozenset({"flat", "flat-bf16"})
+MOST_EFFORT = 16.0
+"""More effort than this counts as this much."""
+
+_DIALS = {
+    "flat": frozenset[str](),
+    "flat-bf16": frozenset[str](),
+    "ivf": frozenset({"nprobe"}),
+    "ivf-sq8": frozenset({"nprobe"}),
+    "ivf-pq-refine": frozenset({"nprobe", "k_factor"}),
+    "pq-refine": frozenset({"k_factor"}),
+    "hnsw": frozenset({"efSearch"}),
+    "hnsw-sq8": frozenset({"efSearch"}),
+}
+_L2_AUGMENTED = "l2-augmented"
+_SQUARED_LENGTH = "squared_length"
+_MOST_EF_SEARCH = 16_384
+# Maps every kind of index: none is copied, and none searches slower (docs/decisions/0015). FAISS before 1.11 lacks it.
+_MAPPED = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
+
+_KINDS = {
+    "IndexFlat": "flat",
+    "IndexFlatIP": "flat",
+    "IndexIVFFlat": "ivf",
+    "IndexIVFScalarQuantizer": "ivf-sq8",
+    "IndexIVFPQFastScan": "ivf-pq",
+    "IndexPQFastScan": "pq",
+    "IndexHNSWFlat": "hnsw",
+    "IndexHNSWSQ": "hnsw-sq8",
+}
+
+
+class IndexDescription(Protocol):
+    """What the manifest says of an index."""
+
+    @property
+    def kind(self) -> str:
+        """What the index is."""
+
+    @property
+    def transform(self) -> str:
+        """What was done to the vectors; empty for nothing."""
+
+    @property
+    def search_parameters(self) -> Mapping[str, float]:
+        """What to search with."""
+
 
 class FaissIndex:
-    """A FAISS index with the parameters it is searched with.
+    """A FAISS index as its manifest describes it. Any number of threads may search it at once.
 
     Args:
-        index: the index.
-        kind: "flat" or "ivf".
-        search_parameters: by FAISS's names, such as nprobe.
+        index: the FAISS index; with the transform "l2-augmented" by distance, over vectors with one more column.
+        kind: as in the manifest's ``IndexInfo``.
+        transform: "none" or "l2-augmented".
+        search_parameters: FAISS's, and "squared_length" where the transform needs it.
+
+    Attributes:
+        kind: as given.
+        exact: whether it finds the true best; the caller may then as well score the vectors by itself.
+        rounded_scores: whether scores are of vectors that were rounded, or come out of distances, so that a caller who
+            has the vectors should score what was found again.
     """
 
-    def __init__(self, index: Any, kind: str, search_parameters: Mapping[str, float]) -> None:
+    def __init__(self, index: Any, kind: str, transform: str, search_parameters: Mapping[str, float]) -> None:
         self._index = index
-        self.exact = kind == "flat"
+        self._augmented = transform == _L2_AUGMENTED
         self._parameters = dict(search_parameters)
+        self.kind = kind
+        self.exact = kind in EXACT_KINDS
+        self.rounded_scores = self._augmented or kind.endswith("sq8")
 
     def search(
         self, queries: Float32Array, k: int, effort: float = 1.0, allowed: AllowedItems | None = None
     ) -> tuple[Float32Array, Int64Array]:
-        """The best items of each query.
+        """The items of the greatest inner products, as far as the index finds them.
 
         Args:
             queries: (b, d) float32.
-            k: how many.
-            effort: multiplies nprobe.
-            allowed: the only items that may come back; None for all.
+            k: how many items for each.
+            effort: how many times as much of the index shall be searched as its manifest says, 1 to ``MOST_EFFORT``; it
+                makes no difference to an exact index.
+            allowed: the only items that may be found; None for all.
 
         Returns:
-            (b, k) inner products and (b, k) rows, best first, -1 where the index brings fewer.
+            (b, k) float32 inner products, best first, the i-th row belonging to the i-th query, and (b, k) int64 item
+            rows; -inf and -1 where nothing was found.
         """
-        parameters = {name: round(value * effort) for name, value in self._parameters.items()}
-        library: Any = faiss  # its types leave its own constructors out
-        selector = None if allowed is None else library.IDSelectorBitmap(allowed.bitmap)
-        scores, rows = self._index.search(queries, k, params=library.SearchParametersIVF(sel=selector, **parameters))
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        effort = min(max(effort, 1.0), MOST_EFFORT)
+        selector = None if allowed is None else _FAISS.IDSelectorBitmap(allowed.bitmap)
+        settings = self._settings(self._index, k, effort, selector)
+        if not self._augmented:
+            scores, rows = self._index.search(queries, k, params=settings)
+        else:
+            # |q - v|² = |q|² + |v|² - 2 q·v, where every augmented v has the same length.
+            distances, rows = self._index.search(np.pad(queries, ((0, 0), (0, 1))), k, params=settings)
+            squared = np.einsum("bd,bd->b", queries, queries)[:, None] + self._parameters[_SQUARED_LENGTH]
+            scores = ((squared - distances) / 2).astype(np.float32)
+        scores[rows < 0] = -np.inf
         return scores, rows
+
+    def _settings(self, index: Any, k: int, effort: float, selector: Any) -> Any:
+        """New FAISS search parameters, so that no call changes the index that others are searching."""
+        index = _FAISS.downcast_index(index)
+        if isinstance(index, _FAISS.IndexRefine):
+            factor = min(effort * self._parameters["k_factor"], max(1.0, index.ntotal / k))
+            base = self._settings(index.base_index, k, effort, selector)
+            return _FAISS.IndexRefineSearchParameters(k_factor=factor, base_index_params=base)
+        if isinstance(index, _FAISS.IndexIVF):
+            nprobe = min(round(effort * self._parameters["nprobe"]), index.nlist)
+            return _FAISS.SearchParametersIVF(nprobe=nprobe, sel=selector)
+        if isinstance(index, _FAISS.IndexHNSW):
+            ef_search = min(round(effort * self._parameters["efSearch"]), _MOST_EF_SEARCH)
+            return _FAISS.SearchParametersHNSW(efSearch=max(ef_search, k), sel=selector)
+        return None if selector is None else _FAISS.SearchParameters(sel=selector)
+
+
+def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...]) -> FaissIndex:
+    """Reads an index file. Its vectors are mapped into memory, which processes that serve the same version share.
+
+    Args:
+        path: the file.
+        info: what the manifest says of it.
+        shape: (items, d) of the vectors that it must be over.
+
+    Raises:
+        BadModel: it is no index, or another than the manifest describes; the text names the file.
+    """
+
+    def require(condition: bool, reason: str) -> None:
+        if not condition:
+            raise BadModel(f"{path.name} {reason}")
+
+    augmented = info.transform == _L2_AUGMENTED
+    parameters = dict(info.search_parameters)
+    require(info.kind in _DIALS, f"is of a kind {info.kind!r} that this server does not know")
+    require(info.transform in {"", "none", _L2_AUGMENTED}, f"has a transform {info.transform!r} that is not known")
+    expected = _DIALS[info.kind] | ({_SQUARED_LENGTH} if augmented else set())
+    try:
+        index = _FAISS.read_index(str(path), _MAPPED)
+    except RuntimeError as error:
+        raise BadModel(f"{path.name} is not a readable FAISS index") from error
+    held = (index.ntotal, index.d - augmented)
+    require(held == shape, f"indexes vectors of shape {held}, but the embeddings are {shape}")
+    metric = _FAISS.METRIC_L2 if augmented else _FAISS.METRIC_INNER_PRODUCT
+    require(index.metric_type == metric, f"is not an {'L2' if augmented else 'inner-product'} index")
+    found = _kind_of(index)
+    require(found == info.kind.removesuffix("-bf16"), f"is of kind {found!r}, but the manifest says {info.kind!r}")
+    require(
+        parameters.keys() == expected and all(0 < value < math.inf for value in parameters.values()),
+        f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "
+        f"{sorted(expected)}",
+    )
+    return FaissIndex(index, info.kind, info.transform or "none", parameters)
+
+
+def _kind_of(index: Any) -> str:
+    """The kind that FAISS's own types tell of."""
+    index = _FAISS.downcast_index(index)
+    if isinstance(index, _FAISS.IndexRefine):
+        return f"{_kind_of(index.base_index)}-refine"
+    return _KINDS.get(type(index).__name__, type(index).__name__)

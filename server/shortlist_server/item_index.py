@@ -17,9 +17,9 @@ RowArray = npt.NDArray[np.integer]
 
 NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)
 
-_SCAN_SHARE = 100
-"""Asked for more than one in this many of all items, an approximate index is slower than scoring every item
-(benchmarks/over_fetch.py)."""
+_SCAN_SHARE = 20
+"""Asked for more than one in this many of all items, every item is scored: an approximate index has been tuned to find
+few."""
 
 _RESTRICTIVE = 0.1
 """Filters that let a smaller share of the items pass are answered by scoring these alone: an approximate index that
@@ -100,9 +100,17 @@ class ItemIndex:
                 search = searches[place]
                 kept = (its_rows >= 0) & ~np.isin(its_rows, search.excluded)
                 if np.count_nonzero(kept) >= search.k:
-                    found[place] = Neighbours(its_rows[kept][: search.k], its_scores[kept][: search.k])
+                    found[place] = self._best(search, its_rows[kept], its_scores[kept])
         self._scan(searches, found)
         return [neighbours for neighbours in found if neighbours is not None]
+
+    def _best(self, search: Search, rows: Int64Array, scores: Float32Array) -> Neighbours:
+        """The first k of what the index found, which is in order where its scores are those of the vectors."""
+        if self._index.rounded_scores:
+            scores = self.vectors(rows) @ search.query
+            order = np.argsort(-scores, kind="stable")
+            rows, scores = rows[order], scores[order]
+        return Neighbours(rows[: search.k], scores[: search.k])
 
     def _suits_index(self, search: Search) -> bool:
         if search.allowed is not None and search.allowed.share < _RESTRICTIVE:

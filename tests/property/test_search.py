@@ -20,14 +20,14 @@ ITEMS, SIZE = 300, 6
 def flat(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexFlatIP(SIZE)
     index.add(vectors)
-    return ItemIndex(FaissIndex(index, "flat", {}), vectors)
+    return ItemIndex(FaissIndex(index, "flat", "none", {}), vectors)
 
 
 def scaled_flat(vectors: npt.NDArray[np.float32]) -> ItemIndex:
     index = faiss.IndexFlatIP(SIZE)
     index.add(vectors)
     scale = np.linspace(0.5, 2, ITEMS, dtype=np.float32)
-    return ItemIndex(FaissIndex(index, "flat", {}), vectors / scale[:, None], scale)
+    return ItemIndex(FaissIndex(index, "flat", "none", {}), vectors / scale[:, None], scale)
 
 
 def ivf(vectors: npt.NDArray[np.float32], lists: int, nprobe: int) -> ItemIndex:
@@ -35,7 +35,7 @@ def ivf(vectors: npt.NDArray[np.float32], lists: int, nprobe: int) -> ItemIndex:
     index.cp.min_points_per_centroid = 1
     index.train(vectors)
     index.add(vectors)
-    return ItemIndex(FaissIndex(index, "ivf", {"nprobe": nprobe}), vectors)
+    return ItemIndex(FaissIndex(index, "ivf", "none", {"nprobe": nprobe}), vectors)
 
 
 VECTORS = np.random.default_rng(5).standard_normal((ITEMS, SIZE)).astype(np.float32)

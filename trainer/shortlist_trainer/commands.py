@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from shortlist_trainer.cluster_commands import add_cluster_commands
+from shortlist_trainer.index_command import add_index_command, add_index_options
 
 # Nothing here imports torch, pandas or FAISS before a command runs, so that `shortlist --help` stays quick.
 if TYPE_CHECKING:
@@ -52,10 +53,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     clusters = train.add_argument_group("clusters", "as many as the data suggests, if not given")
     clusters.add_argument("--user-clusters", type=int, metavar="K", help="how many clusters of users")
     clusters.add_argument("--item-clusters", type=int, metavar="K", help="how many clusters of items")
+    add_index_options(train)
     train.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
     _add_evaluate(commands)
     _add_tune(commands)
     add_cluster_commands(commands)
+    add_index_command(commands)
 
 
 def _add_evaluate(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
@@ -212,9 +215,11 @@ def _spread(figures: tuple[int, float, int]) -> str:
 
 def _train(options: argparse.Namespace) -> int:
     from shortlist_trainer.errors import TrainerError
+    from shortlist_trainer.export.index import parse_goal
     from shortlist_trainer.pipeline import TrainingJob, run
 
     try:
+        goal = parse_goal(options.recall_target, options.index_memory_mb)  # refused before the data is read
         dataset = _load(options)
         job = TrainingJob(
             model=options.model,
@@ -229,6 +234,7 @@ def _train(options: argparse.Namespace) -> int:
             mixed_precision=options.mixed_precision,
             user_clusters=options.user_clusters,
             item_clusters=options.item_clusters,
+            index_goal=goal,
         )
         published = run(job, dataset)
     except (TrainerError, OSError) as error:

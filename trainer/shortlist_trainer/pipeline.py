@@ -16,6 +16,7 @@ from shortlist_trainer.evaluation.protocols import HEADLINES, PROTOCOLS, Evaluat
 from shortlist_trainer.export.attributes import attribute_table
 from shortlist_trainer.export.clusters import build_clusters, check_cluster_counts
 from shortlist_trainer.export.folder import Export, build_indexes, write_folder
+from shortlist_trainer.export.index import IndexGoal
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import (
     MODELS,
@@ -49,6 +50,7 @@ class TrainingJob:
         mixed_precision: networks may compute in bfloat16; None to do so on a GPU.
         user_clusters: how many clusters of users; None chooses.
         item_clusters: how many clusters of items; None chooses.
+        index_goal: what the indexes shall reach; None for recall .99 at 10.
     """
 
     model: str
@@ -63,6 +65,7 @@ class TrainingJob:
     mixed_precision: bool | None = None
     user_clusters: int | None = None
     item_clusters: int | None = None
+    index_goal: IndexGoal | None = None
 
 
 @dataclass(frozen=True)
@@ -114,7 +117,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
             model, refit = on_all.model, True
     _say("building and measuring the indexes")
     embeddings = model.embeddings()
-    items, neighbours = build_indexes(embeddings, job.seed)
+    items, neighbours = build_indexes(embeddings, job.seed, job.index_goal, _say)
     # What was held out and never trained on is neither seen nor counted.
     published = dataset if refit else replace(dataset, interactions=split.train, given_split=None)
     _say("grouping users and items into clusters")

@@ -289,15 +289,40 @@ class IndexInfo(google.protobuf.message.Message):
     KIND_FIELD_NUMBER: builtins.int
     SEARCH_PARAMETERS_FIELD_NUMBER: builtins.int
     RECALLS_FIELD_NUMBER: builtins.int
+    TRANSFORM_FIELD_NUMBER: builtins.int
+    GOAL_FIELD_NUMBER: builtins.int
+    WHY_FIELD_NUMBER: builtins.int
+    CURVE_FIELD_NUMBER: builtins.int
+    LEFT_OUT_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"flat" is exact; "ivf" is approximate."""
+    """"flat" and "flat-bf16" are exact; "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" and "hnsw-sq8" are
+    approximate. docs/model-format.md describes them.
+    """
+    transform: builtins.str
+    """What was done to the vectors before they went into the index: "none", or "l2-augmented", which makes inner
+    products distances. Empty, as older trainers left it, means "none".
+    """
+    why: builtins.str
+    """The reason of the choice, for people; of exact search, why no approximate index is there."""
     @property
     def search_parameters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
-        """Search parameters by FAISS's names, such as nprobe."""
+        """Search parameters by FAISS's names, such as nprobe; and squared_length, where the transform needs it."""
 
     @property
     def recalls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MeasuredRecall]:
-        """Against exact search, on real query vectors."""
+        """Against exact search, on real query vectors that had no say in the choice of the index."""
+
+    @property
+    def goal(self) -> global___IndexGoal:
+        """What the index was chosen by; not set by older trainers."""
+
+    @property
+    def curve(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___IndexPoint]:
+        """Everything that was measured to choose it."""
+
+    @property
+    def left_out(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
+        """Indexes that were not measured, each with the reason, for people."""
 
     def __init__(
         self,
@@ -305,10 +330,110 @@ class IndexInfo(google.protobuf.message.Message):
         kind: builtins.str = ...,
         search_parameters: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
         recalls: collections.abc.Iterable[global___MeasuredRecall] | None = ...,
+        transform: builtins.str = ...,
+        goal: global___IndexGoal | None = ...,
+        why: builtins.str = ...,
+        curve: collections.abc.Iterable[global___IndexPoint] | None = ...,
+        left_out: collections.abc.Iterable[builtins.str] | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["kind", b"kind", "recalls", b"recalls", "search_parameters", b"search_parameters"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["goal", b"goal"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["curve", b"curve", "goal", b"goal", "kind", b"kind", "left_out", b"left_out", "recalls", b"recalls", "search_parameters", b"search_parameters", "transform", b"transform", "why", b"why"]) -> None: ...
 
 global___IndexInfo = IndexInfo
+
+@typing.final
+class IndexGoal(google.protobuf.message.Message):
+    """What an index was chosen by."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    RECALL_FIELD_NUMBER: builtins.int
+    K_FIELD_NUMBER: builtins.int
+    MEMORY_BYTES_FIELD_NUMBER: builtins.int
+    MET_FIELD_NUMBER: builtins.int
+    recall: builtins.float
+    """The least share of the true best k that it may return, 0 to 1."""
+    k: builtins.int
+    """How many items are asked for."""
+    memory_bytes: builtins.int
+    """The most that it may take beside the embeddings; 0 for any size."""
+    met: builtins.bool
+    """Whether the recall of the published index, as measured, reaches the least."""
+    def __init__(
+        self,
+        *,
+        recall: builtins.float = ...,
+        k: builtins.int = ...,
+        memory_bytes: builtins.int = ...,
+        met: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["k", b"k", "memory_bytes", b"memory_bytes", "met", b"met", "recall", b"recall"]) -> None: ...
+
+global___IndexGoal = IndexGoal
+
+@typing.final
+class IndexPoint(google.protobuf.message.Message):
+    """An index with a setting, as measured. Times are medians on one thread of the machine that made the index."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    @typing.final
+    class SearchParametersEntry(google.protobuf.message.Message):
+        DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+        KEY_FIELD_NUMBER: builtins.int
+        VALUE_FIELD_NUMBER: builtins.int
+        key: builtins.str
+        value: builtins.float
+        def __init__(
+            self,
+            *,
+            key: builtins.str = ...,
+            value: builtins.float = ...,
+        ) -> None: ...
+        def ClearField(self, field_name: typing.Literal["key", b"key", "value", b"value"]) -> None: ...
+
+    KIND_FIELD_NUMBER: builtins.int
+    TRANSFORM_FIELD_NUMBER: builtins.int
+    SEARCH_PARAMETERS_FIELD_NUMBER: builtins.int
+    RECALL_FIELD_NUMBER: builtins.int
+    SINGLE_QUERY_MICROS_FIELD_NUMBER: builtins.int
+    BATCH_MICROS_PER_QUERY_FIELD_NUMBER: builtins.int
+    BYTES_FIELD_NUMBER: builtins.int
+    CHOSEN_FIELD_NUMBER: builtins.int
+    kind: builtins.str
+    """As in IndexInfo; "flat-faiss" is exact search by FAISS itself."""
+    transform: builtins.str
+    """As in IndexInfo."""
+    recall: builtins.float
+    """At the goal's k, 0 to 1."""
+    single_query_micros: builtins.float
+    """Microseconds of a query that comes alone."""
+    batch_micros_per_query: builtins.float
+    """Microseconds of a batch of 64 queries, divided by 64."""
+    bytes: builtins.int
+    """How large the index is. Exact kinds search the embeddings themselves."""
+    chosen: builtins.bool
+    """Whether it is the one that was published."""
+    @property
+    def search_parameters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
+        """As in IndexInfo."""
+
+    def __init__(
+        self,
+        *,
+        kind: builtins.str = ...,
+        transform: builtins.str = ...,
+        search_parameters: collections.abc.Mapping[builtins.str, builtins.float] | None = ...,
+        recall: builtins.float = ...,
+        single_query_micros: builtins.float = ...,
+        batch_micros_per_query: builtins.float = ...,
+        bytes: builtins.int = ...,
+        chosen: builtins.bool = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["batch_micros_per_query", b"batch_micros_per_query", "bytes", b"bytes", "chosen", b"chosen", "kind", b"kind", "recall", b"recall", "search_parameters", b"search_parameters", "single_query_micros", b"single_query_micros", "transform", b"transform"]) -> None: ...
+
+global___IndexPoint = IndexPoint
 
 @typing.final
 class MeasuredRecall(google.protobuf.message.Message):

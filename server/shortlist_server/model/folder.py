@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import faiss
 import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
@@ -15,7 +14,7 @@ from google.protobuf import json_format
 from shortlist.v1 import manifest_pb2
 from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.errors import BadModel
-from shortlist_server.faiss_index import FaissIndex
+from shortlist_server.faiss_index import read_faiss_index
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
@@ -299,15 +298,4 @@ def _item_index(
     vectors: npt.NDArray[np.float32],
     scale: npt.NDArray[np.float32] | None = None,
 ) -> ItemIndex:
-    try:
-        index = faiss.read_index(str(path))
-    except RuntimeError as error:
-        raise BadModel(f"{path.name} is not a readable FAISS index") from error
-    shape = (index.ntotal, index.d)
-    _require(shape == vectors.shape, path, f"indexes vectors of shape {shape}, but the embeddings are {vectors.shape}")
-    _require(index.metric_type == faiss.METRIC_INNER_PRODUCT, path, "is not an inner-product index")
-    parameters = {name: int(value) for name, value in info.search_parameters.items()}
-    _require(
-        parameters.keys() <= {"nprobe"}, path, f"has search parameters {parameters} that this server does not know"
-    )
-    return ItemIndex(FaissIndex(index, info.kind, parameters), vectors, scale)
+    return ItemIndex(read_faiss_index(path, info, vectors.shape), vectors, scale)

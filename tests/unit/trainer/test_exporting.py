@@ -4,7 +4,6 @@ import multiprocessing
 import resource
 from pathlib import Path
 
-import faiss
 import numpy as np
 import pandas as pd
 import pyarrow as pa
@@ -12,62 +11,11 @@ import pytest
 
 from shortlist.v1 import manifest_pb2
 from shortlist_trainer.errors import DataError
-from shortlist_trainer.export import index as index_module
 from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.id_table import id_table
-from shortlist_trainer.export.index import build_index, measure_recall, unit_length
+from shortlist_trainer.export.index import unit_length
 from shortlist_trainer.export.publish import publish, versions
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
-
-
-def test_a_small_catalogue_gets_an_exact_index(rng: np.random.Generator) -> None:
-    vectors = random_embeddings(50, 300, 8, rng)
-    built = build_index(vectors.items, vectors.users, 0, queries_are_vectors=False)
-    assert (built.kind, built.search_parameters) == ("flat", {})
-    assert built.recalls == {10: 1.0, 100: 1.0}
-    assert built.recall_queries == 50
-
-
-def test_a_large_catalogue_gets_an_approximate_index_with_its_recall(
-    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(index_module, "EXACT_BELOW_ITEMS", 2_000)
-    vectors = random_embeddings(200, 5_000, 8, rng)
-    built = build_index(vectors.items, vectors.users, 0, queries_are_vectors=False)
-    assert built.kind == "ivf"
-    assert built.index.nprobe == built.search_parameters["nprobe"]
-    assert 0.8 < built.recalls[10] <= 1
-    few = measure_recall(_with_nprobe(built.index, 1), vectors.items, vectors.users)
-    assert few[10] < built.recalls[10]  # searching less finds less, so the figure is no constant
-
-
-def _with_nprobe(index: "faiss.IndexIVFFlat", nprobe: int) -> "faiss.IndexIVFFlat":
-    index.nprobe = nprobe
-    return index
-
-
-def test_recall_is_the_share_that_was_found(monkeypatch: pytest.MonkeyPatch) -> None:
-    vectors = np.eye(8, dtype=np.float32) * np.arange(8, 0, -1, dtype=np.float32)[:, None]
-    query = np.ones((1, 8), np.float32)  # scores 8, 7, 6, …: the best four are rows 0 to 3
-    half_blind = faiss.IndexFlatIP(8)
-    blinded = vectors.copy()
-    blinded[[1, 3]] = -1
-    half_blind.add(blinded)
-    assert measure_recall(half_blind, vectors, query)[10] == 1.0  # of 8 items every list of 10 holds them all
-    monkeypatch.setattr(index_module, "RECALL_CUTOFFS", (4,))
-    assert measure_recall(half_blind, vectors, query) == {4: 0.5}
-
-
-def test_an_item_is_not_counted_as_its_own_neighbour(rng: np.random.Generator) -> None:
-    unit = unit_length(random_embeddings(1, 200, 6, rng).items)
-    only_itself = faiss.IndexFlatIP(6)
-    only_itself.add(unit)
-    rows = np.arange(100)
-    assert measure_recall(only_itself, unit, unit[rows], rows)[10] == 1.0
-    # An index that finds an item itself and nothing else that is right has a recall near zero.
-    blind = faiss.IndexFlatIP(6)
-    blind.add(-unit)
-    assert measure_recall(blind, unit, unit[rows], rows)[10] < 0.05
 
 
 def test_unit_length_leaves_zero_vectors_alone() -> None:

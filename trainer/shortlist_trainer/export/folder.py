@@ -2,7 +2,7 @@
 
 import datetime as dt
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as library_version
 from pathlib import Path
@@ -23,7 +23,7 @@ from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.clusters import Clustering, Clusters
 from shortlist_trainer.export.format import FORMAT_VERSION, NO_CLUSTER
 from shortlist_trainer.export.id_table import id_table
-from shortlist_trainer.export.index import BuiltIndex, build_index, unit_length
+from shortlist_trainer.export.index import BuiltIndex, IndexGoal, IndexPoint, build_index, unit_length
 from shortlist_trainer.export.report import ClustersShown, ClusterView, ReportContent, item_titles, write_report
 from shortlist_trainer.models.base import Embeddings, FoldIn, Ranker
 from shortlist_trainer.models.history import TrainingHistory
@@ -31,7 +31,10 @@ from shortlist_trainer.models.history import TrainingHistory
 Array = npt.NDArray[np.generic]
 
 _LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors", "scikit-learn")
+MANIFEST = "manifest.json"
 REPORT = "report.html"
+ITEM_INDEX = "items.faiss"
+NEIGHBOUR_INDEX = "neighbours.faiss"
 _TOP_OF_CLUSTER = 10
 _SCORE_KINDS = {
     "rating": manifest_pb2.SCORE_KIND_RATING,
@@ -74,11 +77,30 @@ class Export:
     fold_in: FoldIn | None = None
 
 
-def build_indexes(embeddings: Embeddings, seed: int) -> tuple[BuiltIndex, BuiltIndex]:
-    """The index for user -> items, measured on user vectors, and the one for item -> items, measured on items."""
-    items = build_index(embeddings.items, embeddings.users, seed, queries_are_vectors=False)
+def build_indexes(
+    embeddings: Embeddings, seed: int, goal: IndexGoal | None = None, say: Callable[[str], None] = lambda _: None
+) -> tuple[BuiltIndex, BuiltIndex]:
+    """The index for user -> items, measured on user vectors, and the one for item -> items, measured on items.
+
+    Args:
+        embeddings: the trained vectors.
+        seed: draws queries and samples.
+        goal: what each index shall reach; None for recall .99 at 10.
+        say: is told how it goes.
+    """
+    items = build_index(
+        embeddings.items,
+        embeddings.users,
+        seed,
+        queries_are_vectors=False,
+        goal=goal,
+        say=lambda text: say(f"user to items: {text}"),
+    )
     unit = unit_length(embeddings.items[:, : embeddings.items.shape[1] - embeddings.bias_columns])
-    return items, build_index(unit, unit, seed, queries_are_vectors=True)
+    neighbours = build_index(
+        unit, unit, seed, queries_are_vectors=True, goal=goal, say=lambda text: say(f"item to items: {text}")
+    )
+    return items, neighbours
 
 
 def write_folder(folder: Path, version: int, export: Export) -> None:
@@ -108,13 +130,13 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         pa.ipc.new_file(sink, attributes.schema) as out,
     ):
         out.write_table(attributes)
-    _write_index(export.items, folder / "items.faiss")
-    _write_index(export.neighbours, folder / "neighbours.faiss")
+    write_index(export.items, folder / ITEM_INDEX)
+    write_index(export.neighbours, folder / NEIGHBOUR_INDEX)
     _save(_cluster_tensors(export.clusters), folder / "clusters.safetensors")
     if export.ranker is not None:
         _save(export.ranker.tensors, folder / "ranker.safetensors")
     created = dt.datetime.now(dt.UTC)
-    libraries = {name: library_version(name) for name in _LIBRARIES}
+    libraries = library_versions()
     if export.with_report:
         write_report(folder / REPORT, _report_content(version, created, libraries, export))
 
@@ -129,8 +151,8 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         bias_columns=vectors.bias_columns,
         score_constant=vectors.score_constant,
         score_kind=_SCORE_KINDS[vectors.score_kind],
-        item_index=_index_info(export.items),
-        neighbour_index=_index_info(export.neighbours),
+        item_index=index_info(export.items),
+        neighbour_index=index_info(export.neighbours),
         item_attributes=describe(attributes),
         evaluation=_evaluation(export.evaluation, export.refit_on_all),
         training_data=manifest_pb2.TrainingData(
@@ -142,7 +164,7 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
             bad_rows_skipped=dataset.bad_rows_skipped,
         ),
         libraries=libraries,
-        files=[_file_entry(path) for path in sorted(folder.iterdir())],
+        files=[file_entry(path) for path in sorted(folder.iterdir())],
         clusters=manifest_pb2.ClusterInfo(
             users=_clustering(export.clusters.users),
             items=_clustering(export.clusters.items),
@@ -153,8 +175,18 @@ def write_folder(folder: Path, version: int, export: Export) -> None:
         fold_in=None if export.fold_in is None else manifest_pb2.FoldInInfo(**asdict(export.fold_in)),
     )
     manifest.created.FromDatetime(created)
+    write_manifest(folder, manifest)
+
+
+def library_versions() -> dict[str, str]:
+    """Name to version of the libraries that write a folder."""
+    return {name: library_version(name) for name in _LIBRARIES}
+
+
+def write_manifest(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
+    """Writes manifest.json."""
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
-    (folder / "manifest.json").write_text(text + "\n", encoding="utf-8")
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
 
 
 def _report_content(version: int, created: dt.datetime, libraries: Mapping[str, str], export: Export) -> ReportContent:
@@ -206,7 +238,12 @@ def _save(tensors: Mapping[str, Array], path: Path) -> None:
         raise OSError(f"{path.name} cannot be written: {error}") from error
 
 
-def _write_index(built: BuiltIndex, path: Path) -> None:
+def write_index(built: BuiltIndex, path: Path) -> None:
+    """Writes an index file.
+
+    Raises:
+        OSError: it cannot be written.
+    """
     try:
         faiss.write_index(built.index, str(path))
     except RuntimeError as error:
@@ -244,7 +281,8 @@ def _ranking(dataset: Dataset) -> "manifest_pb2.ClusterRanking.ValueType":
     return manifest_pb2.CLUSTER_RANKING_MEAN_RATING
 
 
-def _index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:
+def index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:
+    """What the manifest says of an index."""
     return manifest_pb2.IndexInfo(
         kind=built.kind,
         search_parameters=built.search_parameters,
@@ -252,6 +290,29 @@ def _index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:
             manifest_pb2.MeasuredRecall(k=k, recall=recall, queries=built.recall_queries)
             for k, recall in built.recalls.items()
         ],
+        transform=built.transform,
+        goal=None if built.goal is None else _goal(built, built.goal),
+        why=built.why,
+        curve=[_index_point(point) for point in built.curve],
+        left_out=built.left_out,
+    )
+
+
+def _goal(built: BuiltIndex, goal: IndexGoal) -> manifest_pb2.IndexGoal:
+    met = built.recalls[goal.k] >= goal.recall
+    return manifest_pb2.IndexGoal(recall=goal.recall, k=goal.k, memory_bytes=goal.memory_bytes or 0, met=met)
+
+
+def _index_point(point: IndexPoint) -> manifest_pb2.IndexPoint:
+    return manifest_pb2.IndexPoint(
+        kind=point.kind,
+        transform=point.transform,
+        search_parameters=point.search_parameters,
+        recall=point.recall,
+        single_query_micros=point.single_query_micros,
+        batch_micros_per_query=point.batch_micros_per_query,
+        bytes=point.bytes,
+        chosen=point.chosen,
     )
 
 
@@ -268,7 +329,8 @@ def _evaluation(result: EvaluationResult, refit_on_all: bool) -> manifest_pb2.Ev
     )
 
 
-def _file_entry(path: Path) -> manifest_pb2.ModelFile:
+def file_entry(path: Path) -> manifest_pb2.ModelFile:
+    """What the manifest says of a file."""
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
     return manifest_pb2.ModelFile(name=path.name, size_bytes=path.stat().st_size, sha256=digest)

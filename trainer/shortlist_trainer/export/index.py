@@ -1,39 +1,76 @@
-"""Vector indexes over item embeddings, and how much of the truth they return."""
+"""Vector indexes over item embeddings: the cheapest that returns as much of the truth as is asked for."""
 
-from dataclasses import dataclass
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Any
 
 import faiss
 import numpy as np
-import numpy.typing as npt
 
-Float32Array = npt.NDArray[np.float32]
+from shortlist_trainer.errors import ConfigError
+from shortlist_trainer.export.index_candidates import NO_TRANSFORM
+from shortlist_trainer.export.index_measuring import Float32Array, GroundTruth, bfloat16_search, exact_search
+from shortlist_trainer.export.index_tuning import IndexGoal, IndexPoint, exact_point, tune
 
-EXACT_BELOW_ITEMS = 50_000
-"""Catalogues smaller than this get an exact index. At 64 dimensions a search of 40,000 items takes under a millisecond
-on one core (benchmarks/over_fetch.py), so that an approximate index has little to win there and recall to lose."""
+__all__ = ["BuiltIndex", "Float32Array", "IndexGoal", "IndexPoint", "build_index", "parse_goal", "unit_length"]
 
 RECALL_CUTOFFS = (10, 100)
 RECALL_QUERIES = 1_000
+_MOST_K = 1_000
+
+WORTH = 0.8
+"""What is not exact must cost less than this share of what is exact to be worth its losses, and the noise of clocks."""
 
 
 @dataclass(frozen=True)
 class BuiltIndex:
-    """An inner-product index as it will be published.
+    """An index as it will be published.
 
     Attributes:
         index: the FAISS index; its i-th vector is the i-th item.
-        kind: "flat" (exact) or "ivf" (approximate).
+        kind: "flat" or "flat-bf16" (exact), or the kind of a ``Candidate``.
         search_parameters: by FAISS's names; what the server shall search with.
         recalls: k to the measured share of the true best k that it returned.
-        recall_queries: how many queries ``recalls`` was measured on.
+        recall_queries: how many queries ``recalls`` was measured on, none of which had a say in the choice.
+        transform: of the vectors before they went into the index: "none" or "l2-augmented".
+        goal: what it was chosen by; None where nobody asked for anything.
+        why: the reason of the choice in a sentence.
+        curve: everything that was measured on the way.
+        left_out: what was not measured at full size, each with the reason.
     """
 
     index: Any
     kind: str
-    search_parameters: dict[str, int]
+    search_parameters: dict[str, float]
     recalls: dict[int, float]
     recall_queries: int
+    transform: str = NO_TRANSFORM
+    goal: IndexGoal | None = None
+    why: str = ""
+    curve: tuple[IndexPoint, ...] = ()
+    left_out: tuple[str, ...] = ()
+
+
+def parse_goal(target: str, memory_mb: float | None = None) -> IndexGoal:
+    """What ``--recall-target`` and ``--index-memory-mb`` ask for.
+
+    Args:
+        target: the least recall and its k, such as "0.99@10".
+        memory_mb: the most that an index may take, in millions of bytes; None for any size.
+
+    Raises:
+        ConfigError: one of them is none.
+    """
+    parts = re.fullmatch(r"(\d*\.?\d+)@(\d+)", target.strip())
+    if parts is None or not 0 < float(parts[1]) <= 1 or not 1 <= int(parts[2]) <= _MOST_K:
+        raise ConfigError(
+            f"--recall-target takes RECALL@K such as 0.99@10, with a recall above 0 and up to 1 and K from 1 to "
+            f"{_MOST_K:,}, not {target!r}"
+        )
+    if memory_mb is not None and not 0 < memory_mb < float("inf"):
+        raise ConfigError(f"--index-memory-mb takes a number of megabytes above 0, not {memory_mb:g}")
+    return IndexGoal(float(parts[1]), int(parts[2]), None if memory_mb is None else round(memory_mb * 1e6))
 
 
 def unit_length(vectors: Float32Array) -> Float32Array:
@@ -43,60 +80,62 @@ def unit_length(vectors: Float32Array) -> Float32Array:
     return unit
 
 
-def build_index(vectors: Float32Array, queries: Float32Array, seed: int, *, queries_are_vectors: bool) -> BuiltIndex:
-    """Builds an inner-product index, exact below ``EXACT_BELOW_ITEMS`` and approximate from there on.
+def build_index(
+    vectors: Float32Array,
+    queries: Float32Array,
+    seed: int,
+    *,
+    queries_are_vectors: bool,
+    goal: IndexGoal | None = None,
+    say: Callable[[str], None] = lambda _: None,
+) -> BuiltIndex:
+    """Builds the index that reaches a goal at the least cost; exact search where no other does or none is cheaper.
 
     Args:
         vectors: (items, d) float32.
-        queries: (n, d) float32 real query vectors to measure recall on; up to ``RECALL_QUERIES`` are drawn.
-        seed: draws the queries.
+        queries: (n, d) real query vectors to measure on; up to ``RECALL_QUERIES`` are drawn.
+        seed: draws the queries, and k-means' first centroids.
         queries_are_vectors: ``queries`` are the indexed vectors themselves, whose best match, themselves, is left out.
+        goal: what to reach; None for recall .99 at 10.
+        say: is told how it goes, which is minutes for a million items.
     """
+    goal = goal or IndexGoal()
     vectors = np.ascontiguousarray(vectors)
-    items, size = vectors.shape
-    index: Any = faiss.IndexFlatIP(size)
-    kind, parameters = "flat", {}
-    if items >= EXACT_BELOW_ITEMS:
-        lists = round(4 * items**0.5)
-        # A quarter of the lists: inner product spreads the best items over many more lists than distance does.
-        kind, parameters = "ivf", {"nprobe": lists // 4}
-        index = faiss.IndexIVFFlat(index, size, lists, faiss.METRIC_INNER_PRODUCT)
-        index.train(vectors)
-        index.nprobe = parameters["nprobe"]
+    drawn = np.random.default_rng(seed).permutation(len(queries))[:RECALL_QUERIES]
+    own_rows = drawn if queries_are_vectors else None
+    cutoffs = sorted({*RECALL_CUTOFFS, goal.k})
+    truth = GroundTruth(vectors, queries[drawn].astype(np.float32, copy=False), cutoffs[-1], own_rows)
+    index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
-
-    count = min(RECALL_QUERIES, len(queries))
-    drawn = np.random.default_rng(seed).permutation(len(queries))[:count]
-    recalls = measure_recall(index, vectors, queries[drawn], drawn if queries_are_vectors else None)
-    return BuiltIndex(index, kind, parameters, recalls, count)
-
-
-def measure_recall(
-    index: Any, vectors: Float32Array, queries: Float32Array, own_rows: npt.NDArray[np.int64] | None = None
-) -> dict[int, float]:
-    """The share of the true best k that an index returns, for each k of ``RECALL_CUTOFFS``.
-
-    An item counts as one of the best k if its exact score reaches the k-th best exact score, so that ties do no harm.
-
-    Args:
-        index: a FAISS index over ``vectors``.
-        vectors: (items, d) float32.
-        queries: (n, d) float32.
-        own_rows: (n,) the item that each query itself is and that does not count; None where queries are no items.
-    """
-    queries = np.ascontiguousarray(queries)
-    recalls: dict[int, list[float]] = {}
-    for start in range(0, len(queries), 256):  # exact scores of 256 queries and a million items are 1 GB
-        block = queries[start : start + 256]
-        exact = block @ vectors.T  # (b, items)
-        if own_rows is not None:
-            np.put_along_axis(exact, own_rows[start : start + 256, None], -np.inf, axis=1)
-        for cutoff in RECALL_CUTOFFS:
-            k = min(cutoff, len(vectors) - (own_rows is not None))
-            kth_best = -np.partition(-exact, k - 1, axis=1)[:, k - 1]  # (b,)
-            _, found = index.search(block, k + (own_rows is not None))  # (b, k or k + 1), -1 where there is none
-            scores = np.where(found >= 0, np.take_along_axis(exact, np.maximum(found, 0), axis=1), -np.inf)
-            rounding = 1e-5 * np.abs(kth_best)
-            good = (scores >= (kth_best - rounding)[:, None]).sum(1)
-            recalls.setdefault(cutoff, []).extend(np.minimum(good, k) / k)
-    return {cutoff: float(np.mean(shares)) for cutoff, shares in recalls.items()}
+    small = vectors.size < goal.exact_below
+    exact = {"flat": exact_search(vectors)}
+    if not small:
+        exact |= {"flat-bf16": bfloat16_search(vectors), "flat-faiss": lambda asked, k: index.search(asked, k)[1]}
+    curve = [exact_point(kind, truth, search, goal, vectors.nbytes) for kind, search in exact.items()]
+    # "flat-faiss" is there to compare with: a server has the vectors and scores them as "flat" by itself.
+    chosen = curve[0]
+    if not small and curve[1].recall >= goal.recall and curve[1].cost < WORTH * chosen.cost:
+        chosen = curve[1]
+    search, judged = exact[chosen.kind], truth
+    left_out: tuple[str, ...] = ()
+    why = "the catalogue is so small that exact search is quick, and nothing else was tried"
+    if not small:
+        say(f"exact search: {chosen}")
+        tuning = tune(vectors, truth, goal, WORTH * chosen.cost, seed, say)
+        curve += tuning.points
+        left_out, why = tuple(tuning.left_out), tuning.why
+        if tuning.best is not None:
+            index, chosen, search, judged = *tuning.best, truth.halves()[1]
+    say(f"chosen: {chosen}; {why}")
+    return BuiltIndex(
+        index=index,
+        kind=chosen.kind,
+        search_parameters=dict(chosen.search_parameters),
+        recalls={k: float(judged.shares(search, k).mean()) for k in cutoffs},
+        recall_queries=len(judged.queries),
+        transform=chosen.transform,
+        goal=goal,
+        why=why,
+        curve=tuple(replace(point, chosen=point is chosen) for point in curve),
+        left_out=left_out,
+    )

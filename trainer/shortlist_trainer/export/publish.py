@@ -6,6 +6,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from shortlist_trainer.errors import ConfigError
+
 _ASIDE_PREFIX = ".publishing-"
 _LOCK = ".publish.lock"
 _LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
@@ -56,6 +58,23 @@ def versions(models_dir: Path) -> list[int]:
     names = [entry.name for entry in models_dir.iterdir()]
     numbers = (int(name) for name in names if name.isdecimal() and len(name) <= _LONGEST_NUMBER)
     return [number for number in numbers if number > 0]
+
+
+def existing_version(models_dir: Path, version: int | None) -> int:
+    """The number of a version that is there: the one asked for, or the newest for None.
+
+    Raises:
+        ConfigError: there is no such version.
+    """
+    try:
+        numbers = versions(models_dir)
+    except OSError as error:
+        raise ConfigError(f"there is no models folder {models_dir}") from error
+    if not numbers:
+        raise ConfigError(f"{models_dir} holds no version; `shortlist train` publishes one")
+    if version is not None and version not in numbers:
+        raise ConfigError(f"{models_dir} holds no version {version}; it holds {', '.join(map(str, sorted(numbers)))}")
+    return max(numbers) if version is None else version
 
 
 def _sync(path: Path) -> None:

@@ -14,7 +14,7 @@ from shortlist.v1 import manifest_pb2
 from shortlist_trainer.errors import ConfigError, DataError
 from shortlist_trainer.export.format import FORMAT_VERSION, INTERACTION_COUNT, NO_CLUSTER
 from shortlist_trainer.export.id_table import IdTable, ids_of, row_of
-from shortlist_trainer.export.publish import versions
+from shortlist_trainer.export.publish import existing_version
 
 Int64Array = npt.NDArray[np.int64]
 RowArray = npt.NDArray[np.integer]
@@ -71,18 +71,7 @@ class PublishedClusters:
     """
 
     def __init__(self, models_dir: Path, version: int | None = None) -> None:
-        try:
-            numbers = versions(models_dir)
-        except OSError as error:
-            raise ConfigError(f"there is no models folder {models_dir}") from error
-        if not numbers:
-            raise ConfigError(f"{models_dir} holds no version; `shortlist train` publishes one")
-        number = max(numbers) if version is None else version
-        if number not in numbers:
-            raise ConfigError(
-                f"{models_dir} holds no version {number}; it holds {', '.join(map(str, sorted(numbers)))}"
-            )
-        self._folder = models_dir / str(number)
+        self._folder = models_dir / str(existing_version(models_dir, version))
         try:
             text = (self._folder / "manifest.json").read_bytes()
             self.manifest = json_format.Parse(text, manifest_pb2.ModelManifest(), ignore_unknown_fields=True)

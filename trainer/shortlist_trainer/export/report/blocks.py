@@ -70,7 +70,8 @@ def duration(seconds: float) -> str:
 
 def kind_of(index: BuiltIndex) -> str:
     """The kind of an index in words."""
-    return {"flat": "exact search"}.get(index.kind, index.kind)
+    named = {"flat": "exact search", "flat-bf16": "exact search in bfloat16"}.get(index.kind, index.kind)
+    return named if index.transform == "none" else f"{named}, {index.transform}"
 
 
 def period_of(content: ReportContent) -> str | None:

@@ -17,6 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter, NullLocator
 
 from shortlist_trainer.data.statistics import HEAD_SHARE
+from shortlist_trainer.export.index import IndexPoint
 from shortlist_trainer.export.report.markup import Markup
 from shortlist_trainer.models.history import EpochRecord
 
@@ -28,6 +29,8 @@ _SIZE_INCHES = (6.4, 3.3)
 _MOST_BARS = 24  # of a histogram of distinct values; with more of them, values are put into bins
 _MOST_POINTS = 400  # of a curve: more than its pixels show
 _WIDE_RANGE = 50  # the ratio of the largest figure to the smallest from which on an axis is logarithmic
+
+_MARKERS = "osD^vP<>X*"  # of a curve for each kind of index
 
 _STYLE: dict[Any, Any] = {  # matplotlib types the keys as a list of literals that grows
     "svg.fonttype": "none",  # text stays text: small, searchable, in the page's own font and colour
@@ -212,6 +215,47 @@ def curve(name: str, epochs: Sequence[EpochRecord], figures: Sequence[float], la
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
         if len(numbers) == 1:
             axes.set_xlim(numbers[0] - 1, numbers[0] + 1)
+
+    return _svg(name, draw)
+
+
+def recall_curve(name: str, points: Sequence[IndexPoint], target: float | None) -> Markup:
+    """Recall against queries a second on one core, a line for each kind of index, the chosen point marked.
+
+    Args:
+        name: of the drawing, unlike that of any other on the page.
+        points: what was measured.
+        target: the recall that was asked for; None where none was.
+    """
+    kinds: dict[tuple[str, str], list[IndexPoint]] = {}
+    for point in points:
+        kinds.setdefault((point.kind, point.transform), []).append(point)
+
+    def draw(axes: Axes) -> None:
+        axes.set_xscale("log")
+        axes.grid(visible=True, axis="both")
+        if target is not None:
+            axes.axhline(target, color=_MUTED, linewidth=1.2, linestyle=(0, (4, 3)))
+        for place, measured in enumerate(kinds.values()):
+            ordered = sorted(measured, key=lambda point: point.cost)
+            rates, recalls = [1e6 / point.cost for point in ordered], [point.recall for point in ordered]
+            axes.plot(rates, recalls, color=_SERIES, alpha=0.75, linewidth=1.2, marker=_MARKERS[place % len(_MARKERS)])
+            end = int(np.argmax(recalls))
+            label = ordered[end].kind if ordered[end].transform == "none" else f"{ordered[end].kind} L2"
+            # Lines meet near the top: their names hang below one another.
+            offset = (4, -4 - 12 * (place % 4))
+            axes.annotate(label, (rates[end], recalls[end]), offset, textcoords="offset points", va="top", fontsize=9)
+        for point in points:
+            if point.chosen:
+                axes.plot([1e6 / point.cost], [point.recall], color=_ACCENT, marker="o", markersize=9, linestyle="")
+                _note(axes, 1e6 / point.cost, f"chosen: {point.kind}, {point.recall:.3f}", on_the_left=True)
+        lowest = min(point.recall for point in points)
+        axes.set_ylim(max(0.0, min(lowest, 0.98)) - 0.02, 1 + 0.12 * (1 - min(lowest, 0.98)))
+        axes.margins(x=0.15)
+        axes.set_xlabel("queries/s on one core: the geometric mean of alone and in batches")
+        axes.set_ylabel("recall")
+        _no_minor_labels(axes)
+        axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:,.0f}"))
 
     return _svg(name, draw)
 

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 
-from shortlist_trainer.export.report import quality, sections
+from shortlist_trainer.export.report import indexes, quality, sections
 from shortlist_trainer.export.report.content import ReportContent
 from shortlist_trainer.export.report.markup import Markup, tag
 
@@ -17,6 +17,7 @@ _PARTS: tuple[Callable[[ReportContent], Markup], ...] = (
     sections.map_and_clusters,
     sections.training,
     sections.data,
+    indexes.indexes,
     sections.making,
 )
 _log = logging.getLogger(__name__)

@@ -3,8 +3,9 @@
 import math
 
 from shortlist_trainer.evaluation.protocols import EvaluationResult
-from shortlist_trainer.export.report.blocks import kind_of, period_of, section, tile
+from shortlist_trainer.export.report.blocks import period_of, section, tile
 from shortlist_trainer.export.report.content import ReportContent
+from shortlist_trainer.export.report.indexes import recall_tile
 from shortlist_trainer.export.report.markup import Markup, tag
 from shortlist_trainer.export.report.metrics import best_of, compare, display_name, figure, headlines, meaning_of
 
@@ -14,11 +15,7 @@ _OWN = ""  # the model's own row of metrics, unlike the name of any baseline
 def heading(content: ReportContent) -> Markup:
     """The head of the page: a summary in two sentences and the figures that are asked for first."""
     tiles = [_metric_tile(content.evaluation, metric) for metric in headlines(content.evaluation)[:2]]
-    recalls = content.items.recalls
-    tiles += [
-        tile(f"Index recall@{k}", f"{recalls[k]:.3f}", f"of the true best {k}, by {kind_of(content.items)}")
-        for k in sorted(recalls)[:1]
-    ]
+    tiles.append(recall_tile(content.items))
     vectors = content.embeddings.items.shape
     tiles.append(tile("Items", f"{vectors[0]:,}", f"embeddings of {vectors[1]} columns"))
     return tag(

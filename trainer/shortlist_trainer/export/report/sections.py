@@ -5,7 +5,6 @@ import math
 import numpy as np
 
 from shortlist_trainer.data.statistics import HEAD_SHARE
-from shortlist_trainer.export.index import BuiltIndex
 from shortlist_trainer.export.report import charts
 from shortlist_trainer.export.report.blocks import (
     clipped,
@@ -13,7 +12,6 @@ from shortlist_trainer.export.report.blocks import (
     duration,
     facts,
     figure,
-    kind_of,
     period_of,
     section,
     short,
@@ -218,7 +216,7 @@ def neighbours(content: ReportContent) -> Markup:
 
 
 def making(content: ReportContent) -> Markup:
-    """Hyper-parameters, indexes, shapes and libraries."""
+    """Hyper-parameters, shapes and libraries."""
     parameters = facts("Hyper-parameters", ((name, str(value)) for name, value in content.hyperparameters.items()))
     vectors = content.embeddings
     shape = [
@@ -231,21 +229,12 @@ def making(content: ReportContent) -> Markup:
     libraries = facts("Libraries", content.libraries.items())
     cards = [
         parameters,
-        facts("Index: user to items", _index_facts(content.items)),
-        facts("Index: item to items", _index_facts(content.neighbours)),
         facts("Embeddings", shape),
         libraries,
     ]
     print_ = content.dataset.fingerprint()
     note = f"Fingerprint of the training data: {print_[:16]}…; the manifest beside this page has the whole of it."
     return section("making", "How it was made", note, tag("div", *cards, class_="cards"))
-
-
-def _index_facts(index: BuiltIndex) -> list[tuple[str, str]]:
-    facts = [("kind", kind_of(index))]
-    facts += [(name, f"{value:,}") for name, value in index.search_parameters.items()]
-    facts += [(f"recall@{k}", f"{recall:.4f}") for k, recall in sorted(index.recalls.items())]
-    return [*facts, ("measured on", count(index.recall_queries, "query", "queries"))]
 
 
 def _title(content: ReportContent, item: int) -> Markup:

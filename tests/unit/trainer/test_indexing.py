@@ -1,0 +1,390 @@
+"""Indexes tuned to a target: their recall, the choice, the curve, and tuning a published model again."""
+
+import io
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import faiss
+import numpy as np
+import pytest
+
+from shortlist_client import Client
+from shortlist_client.main import main
+from shortlist_trainer.errors import ConfigError, DataError
+from shortlist_trainer.export import index as index_module
+from shortlist_trainer.export import index_tuning
+from shortlist_trainer.export.index import BuiltIndex, IndexGoal, build_index, parse_goal, unit_length
+from shortlist_trainer.export.index_candidates import CANDIDATES, Candidate, IndexBuilder, dials, search_of
+from shortlist_trainer.export.index_measuring import (
+    Float32Array,
+    GroundTruth,
+    Int64Array,
+    Search,
+    bfloat16_search,
+    exact_search,
+)
+from shortlist_trainer.export.reindexing import reindex
+from shortlist_trainer.export.report import embedding_map
+from shortlist_trainer.models.base import Embeddings
+from tests.running import serving
+from tests.small_world import publish_embeddings, random_dataset, random_embeddings
+
+GOAL = IndexGoal(recall=0.95, exact_below=0)
+
+
+def low_rank(rng: np.random.Generator, items: int = 3_000, users: int = 400, size: int = 16) -> Embeddings:
+    """Items and users in a few directions, with lengths as uneven as real ones."""
+    basis = rng.standard_normal((6, size))
+    lengths = rng.lognormal(0, 0.5, (items, 1))
+    item_vectors = (rng.standard_normal((items, 6)) @ basis) * lengths
+    user_vectors = rng.standard_normal((users, 6)) @ basis
+    return Embeddings(user_vectors.astype(np.float32), item_vectors.astype(np.float32), "preference")
+
+
+def tuned(vectors: Embeddings, goal: IndexGoal) -> BuiltIndex:
+    return build_index(vectors.items, vectors.users, 0, queries_are_vectors=False, goal=goal)
+
+
+def share_found(search: Search, items: Float32Array, queries: Float32Array, k: int) -> float:
+    """By brute force, without the code that is tested."""
+    truth = np.argsort(-(queries @ items.T), axis=1)[:, :k]
+    found = search(queries, k)
+    return float(np.mean([len(set(a) & set(b)) / k for a, b in zip(truth.tolist(), found.tolist(), strict=True)]))
+
+
+@pytest.fixture
+def free_approximation(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lets any approximate index be cheaper than exact search, which on small catalogues none would be for certain."""
+    monkeypatch.setattr(index_module, "WORTH", 1e9)
+
+
+@pytest.fixture
+def quick_report(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Maps items by their principal components instead of t-SNE, which takes ten seconds."""
+    monkeypatch.setattr(embedding_map, "TSNE_FROM_ITEMS", 1_000_000)
+
+
+# Recall.
+
+
+def test_recall_is_the_share_that_was_found() -> None:
+    vectors = np.eye(8, dtype=np.float32) * np.arange(8, 0, -1, dtype=np.float32)[:, None]
+    query = np.ones((1, 8), np.float32)  # scores 8, 7, 6, …: the best four are rows 0 to 3
+    half_blind = faiss.IndexFlatIP(8)
+    blinded = vectors.copy()
+    blinded[[1, 3]] = -1
+    half_blind.add(blinded)
+    search = search_of(half_blind, "none", {})
+    assert GroundTruth(vectors, query, 10).shares(search, 10).tolist() == [1.0]  # of 8 items, 10 hold them all
+    assert GroundTruth(vectors, query, 10).shares(search, 4).tolist() == [0.5]
+
+
+def test_of_items_that_are_equally_good_any_will_do() -> None:
+    vectors = np.ones((6, 3), np.float32)
+    truth = GroundTruth(vectors, np.ones((1, 3), np.float32), 2)
+    assert truth.shares(lambda _, k: np.array([[5, 2]]), 2).tolist() == [1.0]
+    assert truth.shares(lambda _, k: np.array([[5, -1]]), 2).tolist() == [0.5]
+
+
+def test_an_item_is_not_counted_as_its_own_neighbour(rng: np.random.Generator) -> None:
+    unit = unit_length(random_embeddings(1, 200, 6, rng).items)
+    rows = np.arange(100)
+    truth = GroundTruth(unit, unit[rows], 10, rows)
+    right, wrong = faiss.IndexFlatIP(6), faiss.IndexFlatIP(6)
+    right.add(unit)
+    wrong.add(-unit)
+    assert truth.shares(search_of(right, "none", {}), 10).mean() == 1.0
+    assert truth.shares(search_of(wrong, "none", {}), 10).mean() < 0.05
+
+    # Finding the item itself and then what is worst is no recall at all.
+    def itself_and_worst(queries: Float32Array, k: int) -> Int64Array:
+        scores = queries @ unit.T
+        return np.hstack([np.argmax(scores, axis=1)[:, None], np.argsort(scores, axis=1)[:, : k - 1]])
+
+    assert truth.shares(itself_and_worst, 10).mean() < 0.05
+
+
+def test_halves_have_no_query_in_common_and_measure_like_the_whole(rng: np.random.Generator) -> None:
+    vectors = low_rank(rng, items=200, users=100)
+    truth = GroundTruth(vectors.items, vectors.users, 5)
+    first, last = truth.halves()
+    assert not {row.tobytes() for row in first.queries} & {row.tobytes() for row in last.queries}
+
+    def some(queries: Float32Array, k: int) -> Int64Array:
+        return np.argsort(-(queries @ vectors.items[::2].T), axis=1)[:, :k] * 2
+
+    whole = truth.shares(some, 5)
+    assert 0.1 < whole.mean() < 0.9
+    assert np.concatenate([first.shares(some, 5), last.shares(some, 5)]).tolist() == whole.tolist()
+
+
+@pytest.mark.parametrize("make", [exact_search, bfloat16_search])
+def test_exact_searches_find_everything_alone_and_in_batches(
+    rng: np.random.Generator, make: Callable[[Float32Array], Search]
+) -> None:
+    vectors = low_rank(rng)
+    assert share_found(make(vectors.items), vectors.items, vectors.users[:50], 10) > 0.995
+    assert share_found(make(vectors.items), vectors.items, vectors.users[:1], 10) == 1
+
+
+@pytest.mark.parametrize("candidate", CANDIDATES, ids=str)
+@pytest.mark.parametrize("size", [16, 17])
+def test_every_candidate_finds_more_with_its_dial_turned_up(
+    rng: np.random.Generator, candidate: Candidate, size: int
+) -> None:
+    vectors = low_rank(rng, size=size)
+    index = IndexBuilder(vectors.items, 0).build(candidate)
+    dial = dials(candidate, index, 10)[-1]
+    least, most = (
+        share_found(search_of(index, candidate.transform, dial[place]), vectors.items, vectors.users, 10)
+        for place in (0, -1)
+    )
+    assert least < most
+    assert most > 0.9
+
+
+# The choice.
+
+
+def test_a_small_catalogue_is_searched_exactly_and_nothing_is_built(rng: np.random.Generator) -> None:
+    vectors = random_embeddings(50, 300, 8, rng)
+    built = build_index(vectors.items, vectors.users, 0, queries_are_vectors=False)
+    assert (built.kind, built.search_parameters) == ("flat", {})
+    assert built.recalls == {10: 1.0, 100: 1.0}
+    assert built.recall_queries == 50
+    assert [(point.kind, point.chosen) for point in built.curve] == [("flat", True)]
+    assert "small" in built.why
+
+
+@pytest.mark.parametrize("pilot_items", [500, 100_000])
+@pytest.mark.usefixtures("free_approximation")
+def test_the_target_is_met_on_queries_that_nobody_measured_on(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, pilot_items: int
+) -> None:
+    monkeypatch.setattr(index_tuning, "_PILOT_ITEMS", pilot_items)
+    vectors = low_rank(rng, users=1_400)
+    fresh = vectors.users[1_000:]
+    built = tuned(replace(vectors, users=vectors.users[:1_000]), GOAL)
+    assert built.kind != "flat"
+    assert built.recalls[10] >= 0.95
+    assert built.recall_queries == 500
+    search = search_of(built.index, built.transform, built.search_parameters)
+    assert share_found(search, vectors.items, fresh, 10) >= 0.94
+    assert "cheapest that reaches recall 0.95 at 10" in built.why
+
+
+@pytest.mark.usefixtures("free_approximation")
+def test_the_chosen_point_is_the_cheapest_of_those_that_reach_the_target(rng: np.random.Generator) -> None:
+    built = tuned(low_rank(rng), GOAL)
+    (chosen,) = [point for point in built.curve if point.chosen]
+    assert (chosen.kind, chosen.transform, dict(chosen.search_parameters)) == (
+        built.kind,
+        built.transform,
+        built.search_parameters,
+    )
+    assert chosen.recall == pytest.approx(built.recalls[10])
+    assert {"flat", "flat-bf16", "flat-faiss", "ivf", "hnsw"} <= {point.kind for point in built.curve}
+    assert {"none", "l2-augmented"} == {point.transform for point in built.curve}
+    # Each kind's own choice may be dearer than one of its points that reached the target by luck.
+    assert chosen.cost <= 3 * min(p.cost for p in built.curve if p.recall >= 0.97 and not p.kind.startswith("flat"))
+
+
+@pytest.mark.usefixtures("free_approximation")
+def test_a_target_that_no_index_meets_gives_exact_search_and_says_so(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    poor = tuple(candidate for candidate in CANDIDATES if candidate.kind in {"hnsw-sq8", "ivf-sq8"})
+    monkeypatch.setattr(index_tuning, "CANDIDATES", poor)
+    built = tuned(low_rank(rng), IndexGoal(recall=1.0, k=100, exact_below=0))
+    assert built.kind.startswith("flat")
+    assert built.recalls == {10: 1.0, 100: 1.0}
+    assert "no approximate index reaches recall 1 at 100" in built.why
+    assert {point.kind for point in built.curve if point.recall < 1} == {"hnsw-sq8", "ivf-sq8"}
+
+
+@pytest.mark.usefixtures("free_approximation")
+def test_the_memory_budget_leaves_indexes_out_with_their_sizes(rng: np.random.Generator) -> None:
+    vectors = low_rank(rng)
+    within = tuned(vectors, replace(GOAL, memory_bytes=120_000))
+    assert within.kind == "ivf-sq8"
+    assert faiss.serialize_index(within.index).nbytes <= 120_000
+    assert any(text.startswith("hnsw: takes") for text in within.left_out)
+    assert all(point.bytes <= 120_000 for point in within.curve if not point.kind.startswith("flat"))
+    none = tuned(vectors, replace(GOAL, memory_bytes=1_000))
+    assert none.kind.startswith("flat")
+    assert len(none.left_out) == len(CANDIDATES)
+    assert "within 0.001 MB" in none.why
+
+
+def test_an_approximate_index_that_is_no_cheaper_is_not_taken(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_module, "WORTH", 0.0)
+    assert tuned(low_rank(rng), GOAL).kind == "flat"
+
+
+def test_an_index_that_would_take_too_long_is_left_out(
+    rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(index_tuning, "_PILOT_ITEMS", 500)
+    built = tuned(low_rank(rng), replace(GOAL, seconds=0.0))
+    assert built.kind.startswith("flat")
+    assert any("too long" in text for text in built.left_out)
+
+
+@pytest.mark.usefixtures("free_approximation")
+def test_neighbours_have_a_recall_of_their_own_without_the_item_itself(rng: np.random.Generator) -> None:
+    unit = unit_length(low_rank(rng).items)
+    built = build_index(unit, unit, 0, queries_are_vectors=True, goal=GOAL)
+    assert built.kind != "flat"
+    assert {point.transform for point in built.curve} == {"none"}  # of one length already
+    search = search_of(built.index, built.transform, built.search_parameters)
+    rows = rng.permutation(len(unit))[:300]
+    cosines = unit[rows] @ unit.T
+    cosines[np.arange(300), rows] = -np.inf
+    truth = np.argsort(-cosines, axis=1)[:, :10]
+    found = [set(row) - {own} for row, own in zip(search(unit[rows], 11).tolist(), rows.tolist(), strict=True)]
+    assert np.mean([len(set(a) & b) / 10 for a, b in zip(truth.tolist(), found, strict=True)]) >= 0.94
+
+
+@pytest.mark.parametrize("target", ["", "0.99", "99@10", "0@10", "1.01@10", "0.9@0", "0.9@1001", "nan@10", "0.9@ten"])
+def test_a_target_that_is_none_is_refused_with_what_is_right(target: str) -> None:
+    with pytest.raises(ConfigError, match=r"--recall-target takes RECALL@K such as 0\.99@10"):
+        parse_goal(target)
+
+
+@pytest.mark.parametrize("memory", [0, -1, float("nan"), float("inf")])
+def test_a_memory_limit_that_is_none_is_refused(memory: float) -> None:
+    with pytest.raises(ConfigError, match="--index-memory-mb"):
+        parse_goal("0.99@10", memory)
+
+
+def test_a_target_is_read() -> None:
+    assert parse_goal(".95@100", 1.5) == IndexGoal(0.95, 100, 1_500_000)
+    assert parse_goal("1@1") == IndexGoal(1.0, 1, None)
+
+
+# Tuning again.
+
+
+def published(models_dir: Path, rng: np.random.Generator, *, with_report: bool = False) -> tuple[Path, Embeddings]:
+    vectors = low_rank(rng)
+    dataset = random_dataset(400, 3_000, 5, rng)
+    return publish_embeddings(models_dir, dataset, vectors, with_report=with_report), vectors
+
+
+@pytest.mark.usefixtures("free_approximation", "quick_report")
+def test_tuning_again_publishes_a_version_that_differs_in_its_indexes_alone_and_is_served(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    folder, vectors = published(tmp_path, rng, with_report=True)
+    before = {path.name: path.read_bytes() for path in folder.iterdir()}
+    number, items, neighbours = reindex(tmp_path, None, GOAL, 0, lambda _: None)
+    assert (number, items.kind == "flat", neighbours.kind == "flat") == (2, False, False)
+    assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
+    again = tmp_path / "2"
+    changed = {"items.faiss", "neighbours.faiss", "manifest.json", "report.html"}
+    assert {path.name for path in again.iterdir() if path.read_bytes() != before[path.name]} == changed
+    old, new = (json.loads((tmp_path / version / "manifest.json").read_text()) for version in ("1", "2"))
+    assert {name for name in new if new[name] != old[name]} == {
+        "version",
+        "created",
+        "item_index",
+        "neighbour_index",
+        "files",
+    }
+    assert new["item_index"]["kind"] == items.kind
+    goal = new["item_index"]["goal"]
+    assert (goal["recall"], goal["k"], goal["met"]) == (0.95, 10, True)
+    assert len(new["item_index"]["curve"]) == len(items.curve) > 5
+    assert [point["kind"] for point in new["item_index"]["curve"] if point.get("chosen")] == [items.kind]
+    with serving(tmp_path) as app, Client(app.address, timeout_seconds=20) as client:
+        right = 0
+        for user in range(40):
+            answer = client.recommend(f"u{user}", k=10, exclude_seen=False)
+            assert answer.model_version == 2
+            scores = vectors.items @ vectors.users[user]
+            right += len({item.id for item in answer.items} & {f"i{row}" for row in np.argsort(-scores)[:10]})
+            for item in answer.items:
+                assert item.score == pytest.approx(scores[int(item.id[1:])], abs=1e-4)
+        assert right >= 0.9 * 400
+        similar = client.similar_items("i7", k=10)
+        unit = unit_length(vectors.items)
+        best = set(np.argsort(-(unit @ unit[7]))[1:11].tolist())
+        assert len({int(item.id[1:]) for item in similar.items} & best) >= 8
+
+
+@pytest.mark.usefixtures("free_approximation", "quick_report")
+def test_the_report_shows_the_new_curves_and_is_otherwise_the_same(tmp_path: Path, rng: np.random.Generator) -> None:
+    published(tmp_path, rng, with_report=True)
+    reindex(tmp_path, 1, GOAL, 0, lambda _: None)
+    reindex(tmp_path, 2, GOAL, 0, lambda _: None)
+    first, second, third = ((tmp_path / version / "report.html").read_text() for version in ("1", "2", "3"))
+    assert first.count("recall against speed") == 0  # a small catalogue has no curve
+    assert second.count("recall against speed: up and to the right") == 2
+    assert "Tuned again from version 1" in second
+    assert "Tuned again from version 2" in third
+    assert "Tuned again from version 1" not in third
+    assert "<title>made, version 3</title>" in third
+    for page in (first, second, third):
+        assert page.count('<section id="indexes">') == 1
+        assert page.count('id="index-recall"') == 1
+    outside = [page[: page.index('<section id="indexes">')].split("</header>")[1] for page in (first, second, third)]
+    assert outside[0] == outside[1] == outside[2]
+
+
+def test_a_version_with_a_changed_file_is_not_tuned_again(tmp_path: Path, rng: np.random.Generator) -> None:
+    folder, _ = published(tmp_path, rng)
+    content = bytearray((folder / "seen.safetensors").read_bytes())
+    content[-1] ^= 1
+    (folder / "seen.safetensors").write_bytes(content)
+    with pytest.raises(DataError, match=r"seen\.safetensors is not what manifest\.json says"):
+        reindex(tmp_path, 1, GOAL, 0, lambda _: None)
+    assert [path.name for path in tmp_path.iterdir() if path.name.isdecimal()] == ["1"]
+
+
+def run(*arguments: str, monkeypatch: pytest.MonkeyPatch) -> tuple[int, str, str]:
+    out, err = io.StringIO(), io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    code = main(list(arguments))
+    return code, out.getvalue(), err.getvalue()
+
+
+def test_the_command_takes_a_folder_or_a_number(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, _ = published(tmp_path, rng)
+    code, out, _ = run("index", str(folder), "--recall-target", "0.9@20", monkeypatch=monkeypatch)
+    assert code == 0
+    assert f"published version 2 in {tmp_path / '2'}" in out
+    assert "user to items: flat, recall@10 1.0000, recall@20 1.0000, recall@100 1.0000" in out
+    code, out, _ = run("index", "--models-dir", str(tmp_path), "--version", "1", monkeypatch=monkeypatch)
+    assert (code, "published version 3" in out) == (0, True)
+    goals = [json.loads((tmp_path / v / "manifest.json").read_text())["item_index"]["goal"] for v in ("2", "3")]
+    assert [(goal["recall"], goal["k"]) for goal in goals] == [(0.9, 20), (0.99, 10)]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--recall-target", "best"], "--recall-target takes"),
+        (["--index-memory-mb", "0"], "--index-memory-mb takes"),
+        (["--version", "9"], "holds no version 9; it holds 1"),
+        (["models/newest"], "MODELS_DIR/VERSION"),
+    ],
+)
+def test_the_command_refuses_what_is_not_there(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], message: str
+) -> None:
+    code, _, err = run("index", "--models-dir", str(small_models), *arguments, monkeypatch=monkeypatch)
+    assert code == 1
+    assert message in err
+
+
+def test_training_refuses_a_bad_target_before_it_reads_data(monkeypatch: pytest.MonkeyPatch) -> None:
+    code, _, err = run("train", "--data", "nowhere", "--recall-target", "0.99", monkeypatch=monkeypatch)
+    assert (code, "--recall-target takes" in err) == (1, True)

@@ -1,0 +1,188 @@
+"""The approximate indexes that FAISS has for item embeddings, each with the dial that trades recall for time."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import faiss
+import numpy as np
+
+from shortlist_trainer.export.index_measuring import Float32Array, Int64Array, Search
+
+_FAISS: Any = faiss  # its stubs lack part of what it takes
+
+NO_TRANSFORM = "none"
+L2_AUGMENTED = "l2-augmented"
+"""One more column gives every vector the length of the longest, so that the nearest by distance is the best by inner
+product (Bachrach et al. 2014, "Speeding Up the Xbox Recommender System Using a Euclidean Transformation for
+Inner-Product Spaces"). The query's own extra column is 0."""
+
+SQUARED_LENGTH = "squared_length"
+"""The search parameter that turns a distance over augmented vectors back into an inner product."""
+
+_LINKS = 32  # of an item in HNSW's graph
+_EF_CONSTRUCTION = 64
+_MOST_EF_SEARCH = 2_048
+_K_FACTORS = (4, 16, 64)
+_POINTS_PER_LIST = 64  # that k-means learns from; with FAISS's 256 it takes minutes for a million items
+_STEPS = 20  # of a dial, each a quarter to a half more than the one before
+
+
+@dataclass(frozen=True, order=True)
+class Candidate:
+    """A kind of index over vectors as they are or augmented.
+
+    Attributes:
+        family: of those whose time grows alike with the catalogue.
+        kind: "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" or "hnsw-sq8".
+        transform: "none" or "l2-augmented".
+    """
+
+    family: str
+    kind: str
+    transform: str
+
+    def __str__(self) -> str:
+        return self.kind if self.transform == NO_TRANSFORM else f"{self.kind}, {self.transform}"
+
+
+# In the order in which they are built: the quick ones first, so that the slow ones know what they have to beat.
+CANDIDATES = tuple(
+    Candidate(family, kind, transform)
+    for family, kinds, transforms in (
+        ("ivf", ("ivf", "ivf-sq8"), (NO_TRANSFORM, L2_AUGMENTED)),
+        ("pq", ("pq-refine",), (NO_TRANSFORM,)),
+        ("ivf-pq", ("ivf-pq-refine",), (NO_TRANSFORM, L2_AUGMENTED)),
+        ("hnsw", ("hnsw", "hnsw-sq8"), (NO_TRANSFORM, L2_AUGMENTED)),
+    )
+    for kind in kinds
+    for transform in transforms
+)
+
+
+def augmented(vectors: Float32Array) -> Float32Array:
+    """(n, d + 1) vectors of one length, which is that of the longest."""
+    squared = np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64)
+    extra = np.sqrt(squared.max(initial=0) - squared).astype(np.float32)
+    return np.hstack([vectors, extra[:, None]])
+
+
+class IndexBuilder:
+    """Builds candidates over one set of vectors; those that can share a coarse quantizer do.
+
+    Args:
+        vectors: (items, d) float32.
+        seed: of k-means.
+    """
+
+    def __init__(self, vectors: Float32Array, seed: int) -> None:
+        self._seed = seed
+        self._vectors = {NO_TRANSFORM: np.ascontiguousarray(vectors)}
+        self._coarse: dict[str, Any] = {}
+        lengths = np.linalg.norm(vectors, axis=1)
+        # Vectors of one length have the same neighbours by either measure.
+        self.transforms = (NO_TRANSFORM, L2_AUGMENTED) if np.ptp(lengths) > 1e-3 * lengths.max() else (NO_TRANSFORM,)
+
+    def build(self, candidate: Candidate) -> Any:
+        """The FAISS index of a candidate, holding every vector."""
+        vectors, metric = self._prepared(candidate.transform)
+        size = vectors.shape[1]
+        # Fast scan reads four bits a sub-vector: of two columns each, or of one where their number is odd.
+        parts = size // 2 if size % 2 == 0 else size
+        eight_bits = _FAISS.ScalarQuantizer.QT_8bit
+        match candidate.kind:
+            case "ivf":
+                index = _FAISS.IndexIVFFlat(*self._lists(candidate.transform), metric)
+            case "ivf-sq8":
+                index = _FAISS.IndexIVFScalarQuantizer(*self._lists(candidate.transform), eight_bits, metric)
+            case "ivf-pq-refine":
+                index = _FAISS.IndexIVFPQFastScan(*self._lists(candidate.transform), parts, 4, metric)
+            case "pq-refine":
+                index = _FAISS.IndexPQFastScan(size, parts, 4, metric)
+            case "hnsw":
+                index = _FAISS.IndexHNSWFlat(size, _LINKS, metric)
+            case _:
+                index = _FAISS.IndexHNSWSQ(size, eight_bits, _LINKS, metric)
+        if candidate.family == "hnsw":
+            index.hnsw.efConstruction = _EF_CONSTRUCTION
+        if candidate.kind.endswith("refine"):
+            index = _FAISS.IndexRefineFlat(index)
+        index.train(vectors)
+        index.add(vectors)
+        return index
+
+    def _prepared(self, transform: str) -> tuple[Float32Array, int]:
+        if transform not in self._vectors:
+            self._vectors[transform] = augmented(self._vectors[NO_TRANSFORM])
+        metric = _FAISS.METRIC_INNER_PRODUCT if transform == NO_TRANSFORM else _FAISS.METRIC_L2
+        return self._vectors[transform], metric
+
+    def _lists(self, transform: str) -> tuple[Any, int, int]:
+        """A trained coarse quantizer, the number of columns and the number of lists."""
+        vectors, metric = self._prepared(transform)
+        items, size = vectors.shape
+        lists = min(round(4 * items**0.5), items)
+        if transform not in self._coarse:
+            quantizer = _FAISS.IndexFlat(size, metric)
+            kmeans = _FAISS.Clustering(size, lists)
+            kmeans.niter, kmeans.seed = 10, self._seed
+            kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, _POINTS_PER_LIST
+            kmeans.spherical = metric == _FAISS.METRIC_INNER_PRODUCT
+            kmeans.train(vectors, quantizer)
+            self._coarse[transform] = quantizer
+        return self._coarse[transform], size, lists
+
+    def squared_length(self, transform: str) -> dict[str, float]:
+        """The search parameter of that name where the transform needs it."""
+        if transform == NO_TRANSFORM:
+            return {}
+        vectors = self._vectors[NO_TRANSFORM]
+        return {SQUARED_LENGTH: float(np.einsum("nd,nd->n", vectors, vectors, dtype=np.float64).max())}
+
+
+def dials(candidate: Candidate, index: Any, k: int) -> list[list[dict[str, float]]]:
+    """The settings to try: of each list, the first is the quickest and the last finds the most."""
+    if candidate.family == "pq":
+        most = max(1, min(256, index.ntotal // k))
+        return [[{"k_factor": value} for value in _spread(1, most)]]
+    if candidate.family == "hnsw":
+        return [[{"efSearch": value} for value in _spread(max(k, 8), max(_MOST_EF_SEARCH, 4 * k))]]
+    ivf = _FAISS.extract_index_ivf(index)
+    probes = [{"nprobe": value} for value in _spread(1, ivf.nlist)]
+    if candidate.family == "ivf":
+        return [probes]
+    return [[probe | {"k_factor": factor} for probe in probes] for factor in _K_FACTORS if factor * k <= index.ntotal]
+
+
+def _spread(least: float, most: float) -> list[float]:
+    values: list[float] = np.unique(np.round(np.geomspace(least, most, _STEPS))).tolist()
+    return values
+
+
+def search_of(index: Any, transform: str, parameters: Mapping[str, float]) -> Search:
+    """How a candidate searches with a setting of its dial."""
+
+    def search(queries: Float32Array, k: int) -> Int64Array:
+        if transform == L2_AUGMENTED:
+            queries = np.hstack([queries, np.zeros((len(queries), 1), np.float32)])
+        rows: Int64Array = index.search(queries, k, params=_search_parameters(index, parameters, k))[1]
+        return rows
+
+    return search
+
+
+def _search_parameters(index: Any, parameters: Mapping[str, float], k: int) -> Any:
+    index = _FAISS.downcast_index(index)
+    if isinstance(index, _FAISS.IndexRefine):
+        base = _search_parameters(index.base_index, parameters, k)
+        return _FAISS.IndexRefineSearchParameters(k_factor=parameters["k_factor"], base_index_params=base)
+    if isinstance(index, _FAISS.IndexIVF):
+        return _FAISS.SearchParametersIVF(nprobe=int(parameters["nprobe"]))
+    if isinstance(index, _FAISS.IndexHNSW):
+        return _FAISS.SearchParametersHNSW(efSearch=max(int(parameters["efSearch"]), k))
+    return None
+
+
+def bytes_of(index: Any) -> int:
+    """How long the index is as a file, and about as large in memory."""
+    return int(_FAISS.serialize_index(index).nbytes)
