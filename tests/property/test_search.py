@@ -117,3 +117,29 @@ def test_the_best_of_many_are_found_by_the_best_of_their_folds(items: int, k: in
         exact[left_out] = -np.inf
         np.testing.assert_allclose(scores, np.sort(exact)[::-1][:k], rtol=1e-4)
         np.testing.assert_allclose(exact[rows], scores, rtol=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.05, 0.005, 0.0001])
+def test_filters_of_any_selectivity_bring_the_best_of_what_they_allow(share: float, rng: np.random.Generator) -> None:
+    """An approximate index stays one under a permissive filter; under a restrictive one the scores are exact."""
+    items, size, k = 20_000, 24, 10
+    basis = rng.standard_normal((8, size))
+    vectors = (rng.standard_normal((items, 8)) @ basis * rng.lognormal(0, 0.4, (items, 1))).astype(np.float32)
+    queries = (rng.standard_normal((60, 8)) @ basis).astype(np.float32)
+    ivf_index = faiss.index_factory(size, "IVF64,Flat", faiss.METRIC_INNER_PRODUCT)
+    ivf_index.train(vectors)
+    ivf_index.add(vectors)
+    index = ItemIndex(FaissIndex(ivf_index, "ivf", "none", {"nprobe": 32}), vectors)
+    allowed = AllowedItems(rng.random(items) < share)
+    excluded = rng.permutation(items)[:20]
+    found = index.search([Search(query, k, excluded, allowed) for query in queries])
+    hits = wanted = 0
+    for query, neighbours in zip(queries, found, strict=True):
+        exact = np.where(allowed.mask, vectors @ query, -np.inf)
+        exact[excluded] = -np.inf
+        best = [row for row in np.argsort(-exact)[:k].tolist() if exact[row] > -np.inf]
+        assert len(neighbours.rows) == len(best)
+        assert allowed.mask[neighbours.rows].all()
+        hits += len(set(best) & set(neighbours.rows.tolist()))
+        wanted += len(best)
+    assert hits >= (0.97 * wanted if share == 0.5 else wanted)
