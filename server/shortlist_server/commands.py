@@ -1,6 +1,7 @@
 """The server's command: ``shortlist serve``."""
 
 import argparse
+import gc
 import logging
 import os
 import signal
@@ -90,6 +91,7 @@ def _serve(options: argparse.Namespace) -> int:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     app.start()
+    gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
     sys.stdout.write(f"listening on {app.address}\n")
     sys.stdout.flush()
     stop.wait()

@@ -111,7 +111,8 @@ class Answers:
         Raises:
             QueryError: there is none.
         """
-        return self._store.select(*requests.selected_version(selector))
+        version, label = requests.selected_version(selector)
+        return self._store.select(version, label)
 
     def _together(
         self,
@@ -127,7 +128,7 @@ class Answers:
         for place, message in enumerate(messages):
             try:
                 query = read(message)
-                model = self.model(message.model)
+                model = self.model(message.model) if message.HasField("model") else self._store.default()
                 names = []
                 if message.attributes:
                     names = requests.attribute_names(message.attributes, model.recommender.attributes.names)
@@ -160,9 +161,14 @@ def _items_of(recommender: Recommender, rankings: Sequence[tuple[Ranking, Sequen
     if not rankings:
         return
     # The ids of all are looked up at once.
-    ids = iter(recommender.item_ids.ids(np.concatenate([ranking.rows for ranking, _ in rankings])))
+    ids = recommender.item_ids.ids(np.concatenate([ranking.rows for ranking, _ in rankings]))
+    end = 0
     for ranking, names in rankings:
-        items: _Items = [{"item_id": next(ids), "score": score} for score in ranking.scores.tolist()]
+        begin, end = end, end + len(ranking.rows)
+        scores = ranking.scores.tolist()
+        items: _Items = [
+            {"item_id": item_id, "score": score} for item_id, score in zip(ids[begin:end], scores, strict=True)
+        ]
         for item in items if names else ():
             item["attributes"] = {}
         for name in names:
@@ -198,7 +204,7 @@ def cluster_message(
     )
 
 
-def _timing(came: float, started: float) -> recommender_pb2.Timing:
-    return recommender_pb2.Timing(
-        queued_micros=round((started - came) * 1e6), computed_micros=round((time.perf_counter() - started) * 1e6)
-    )
+def _timing(came: float, started: float) -> Any:
+    """The fields of Timing."""
+    now = time.perf_counter()
+    return {"queued_micros": int((started - came) * 1e6), "computed_micros": int((now - started) * 1e6)}
