@@ -40,6 +40,7 @@ from shortlist_client.results import (
     SimilarItems,
     Source,
 )
+from shortlist_client.rpcs import recommend_request
 
 __all__ = [
     "AsyncClient",
@@ -72,4 +73,5 @@ __all__ = [
     "UnexpectedStatus",
     "Unimplemented",
     "UserNotFound",
+    "recommend_request",
 ]

@@ -28,6 +28,6 @@ def channel_options() -> Sequence[tuple[str, str | int]]:
     return [
         ("grpc.enable_retries", 1),
         ("grpc.service_config", json.dumps(RETRIES)),
-        # A score request of 10,000 ids of 512 bytes is 5 MB, and so is an answer with attributes.
-        ("grpc.max_receive_message_length", 16 << 20),
+        # A batch's answer of 100,000 items with ids of 512 bytes is 52 MB.
+        ("grpc.max_receive_message_length", 64 << 20),
     ]

@@ -1,17 +1,20 @@
-"""The blocking and the asyncio client: the same methods, made of the same calls."""
+"""The blocking and the asyncio client: the same methods, made of the same calls; the blocking one also has a stream."""
 
 import copy
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import grpc
 import grpc.aio
 
+from shortlist.v1 import recommender_pb2
 from shortlist_client import rpcs
 from shortlist_client.channel import channel_options
-from shortlist_client.errors import error_of
+from shortlist_client.errors import ShortlistError, error_of
+from shortlist_client.responses import to_outcome
+from shortlist_client.results import Recommendations
 from shortlist_client.rpcs import Rpc
 
 P = ParamSpec("P")
@@ -47,6 +50,7 @@ def _awaitable(rpc: Rpc[P, Any, Any, T]) -> "Callable[Concatenate[AsyncClient, P
 
 _RPCS: tuple[Rpc[..., Any, Any, Any], ...] = (
     rpcs.RECOMMEND,
+    rpcs.BATCH_RECOMMEND,
     rpcs.SIMILAR_ITEMS,
     rpcs.SCORE,
     rpcs.LIST_CLUSTERS,
@@ -91,14 +95,49 @@ class Client:
             else grpc.secure_channel(target, credentials, options)
         )
         self._methods = _methods(self._channel)
+        self._stream = self._channel.stream_stream(
+            rpcs.STREAM_RECOMMEND_PATH,
+            request_serializer=recommender_pb2.StreamRecommendRequest.SerializeToString,
+            response_deserializer=recommender_pb2.StreamRecommendResponse.FromString,
+        )
 
     recommend = _blocking(rpcs.RECOMMEND)
+    batch_recommend = _blocking(rpcs.BATCH_RECOMMEND)
     similar_items = _blocking(rpcs.SIMILAR_ITEMS)
     score = _blocking(rpcs.SCORE)
     list_clusters = _blocking(rpcs.LIST_CLUSTERS)
     get_cluster = _blocking(rpcs.GET_CLUSTER)
     list_models = _blocking(rpcs.LIST_MODELS)
     get_model = _blocking(rpcs.GET_MODEL)
+
+    def stream_recommend(
+        self, requests: Iterable[tuple[str, recommender_pb2.RecommendRequest]]
+    ) -> Generator[tuple[str, Recommendations | ShortlistError], None, None]:
+        """Asks for each request as it comes and yields each answer as it is ready, in any order.
+
+        There is no deadline: the stream ends with its requests, or when the generator is closed.
+
+        Args:
+            requests: (id, request) pairs; the id is the caller's own and comes back with the answer, and
+                ``recommend_request`` makes requests. Another thread takes them, no faster than the server answers.
+
+        Returns:
+            Generator of (id, Recommendations), or of (id, the ShortlistError that ``recommend`` would have raised).
+
+        Raises:
+            ShortlistError: what failed is the stream; see shortlist_client.errors.
+        """
+        call = self._stream(
+            recommender_pb2.StreamRecommendRequest(request_id=request_id, request=request)
+            for request_id, request in requests
+        )
+        try:
+            for answer in call:
+                yield answer.request_id, to_outcome(answer.outcome)
+        except grpc.RpcError as failed:
+            raise error_of(failed) from failed
+        finally:
+            call.cancel()
 
     def with_timeout(self, seconds: float) -> Self:
         """A client with another deadline over the same connection."""
@@ -120,7 +159,7 @@ class Client:
 
 
 class AsyncClient:
-    """Asks a Shortlist server from asyncio: the methods of ``Client``, to be awaited.
+    """Asks a Shortlist server from asyncio: the methods of ``Client``, to be awaited, except the stream.
 
     Args:
         target: HOST:PORT, or any gRPC target.
@@ -145,6 +184,7 @@ class AsyncClient:
         self._methods = _methods(self._channel)
 
     recommend = _awaitable(rpcs.RECOMMEND)
+    batch_recommend = _awaitable(rpcs.BATCH_RECOMMEND)
     similar_items = _awaitable(rpcs.SIMILAR_ITEMS)
     score = _awaitable(rpcs.SCORE)
     list_clusters = _awaitable(rpcs.LIST_CLUSTERS)

@@ -1,16 +1,18 @@
 """The client's commands: ``shortlist recommend``, ``similar``, ``models list`` and ``demo``."""
 
 import argparse
+import contextlib
 import dataclasses
 import json
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from shortlist_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Client
 from shortlist_client.errors import ShortlistError, Unavailable
-from shortlist_client.results import Fallback, Item, Shortfall
+from shortlist_client.results import Fallback, Item, ModelDetails, Shortfall
+from shortlist_client.rpcs import Scalar
 
 _TITLE_WIDTH = 50
 _MAX_ATTRIBUTES = 32  # as many as the contract lets a request name
@@ -20,12 +22,20 @@ _SHOWN_ATTRIBUTES = ("title", "genres")
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the client's commands to ``shortlist``."""
     recommend = commands.add_parser("recommend", help="ask a running server for a user's items")
-    recommend.add_argument("user", metavar="USER", help="the user's id in the training data")
+    who = recommend.add_mutually_exclusive_group(required=True)
+    who.add_argument("user", nargs="?", metavar="USER", help="the user's id in the training data")
+    who.add_argument("--history", nargs="+", metavar="ITEM", help="instead: the items of a user new to the model")
     recommend.add_argument("--include-seen", action="store_true", help="also items the user interacted with")
     recommend.add_argument("--exclude", nargs="+", default=[], metavar="ITEM", help="items to leave out")
     recommend.add_argument(
         "--fallback", choices=list(Fallback), default=Fallback.NONE, help="when the model has no vector for the user"
     )
+    recommend.add_argument("--min-score", type=float, metavar="SCORE", help="leave out items that score less")
+    recommend.add_argument(
+        "--at-most", type=_limit, metavar="N:NAME", help="of items that share a value of an attribute, the best N only"
+    )
+    recommend.add_argument("--offset", type=int, default=0, metavar="N", help="skip the best N items, for paging")
+    recommend.add_argument("--rerank", action="store_true", help="let the model's neural ranker order the best items")
     _add_asking(recommend, _recommend)
 
     similar = commands.add_parser("similar", help="ask a running server for an item's neighbours")
@@ -43,6 +53,15 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _add_asking(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse.Namespace], None]) -> None:
     parser.add_argument("-k", type=int, default=10, help="how many items (default: 10)")
+    for option, which in (("--must", "only items with"), ("--must-not", "no items with")):
+        parser.add_argument(
+            option,
+            action="append",
+            default=[],
+            type=_condition,
+            metavar="NAME=VALUE",
+            help=f"{which} this attribute; may be repeated, and several values of one NAME are any of them",
+        )
     parser.add_argument("--model-version", type=int, help="the version that shall answer (default: the newest)")
     _add_connection(parser, ask)
 
@@ -75,25 +94,56 @@ def _seconds(text: str) -> float:
     return seconds
 
 
+def _limit(text: str) -> tuple[str, int]:
+    at_most, colon, name = text.partition(":")
+    if not (colon and at_most.isdecimal()):
+        raise argparse.ArgumentTypeError(f"must be N:NAME, such as 2:genres, not {text}")
+    return name, int(at_most)
+
+
+def _condition(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not equals:
+        raise argparse.ArgumentTypeError(f"must be NAME=VALUE, such as genres=Comedy, not {text}")
+    return name, value
+
+
 def _recommend(client: Client, options: argparse.Namespace) -> None:
+    model = client.get_model(model_version=options.model_version)
     answer = client.recommend(
         options.user,
+        history=options.history,
         k=options.k,
+        offset=options.offset,
         exclude_seen=not options.include_seen,
         exclude_item_ids=options.exclude,
+        must=_typed(model, options.must),
+        must_not=_typed(model, options.must_not),
+        min_score=options.min_score,
+        diversity=options.at_most,
         fallback=options.fallback,
-        attributes=_attributes(client, options),
+        rerank=options.rerank,
+        attributes=_attributes(model, options),
         model_version=options.model_version,
     )
     if options.json:
         return _print_json(dataclasses.asdict(answer))
-    _print(f"{answer.source} items for user {options.user}, from model version {answer.model_version}")
-    return _print_items(answer.items, answer.shortfall)
+    who = f"user {options.user}" if options.history is None else f"a history of {', '.join(options.history)}"
+    _print(f"{answer.source.replace('_', ' ')} items for {who}, from model version {answer.model_version}")
+    if answer.unknown_history_items:
+        _print(f"the model does not know {answer.unknown_history_items} of them")
+    return _print_items(answer.items, answer.shortfall, before=options.offset)
 
 
 def _similar(client: Client, options: argparse.Namespace) -> None:
+    model = client.get_model(model_version=options.model_version)
     answer = client.similar_items(
-        options.items, k=options.k, attributes=_attributes(client, options), model_version=options.model_version
+        options.items,
+        k=options.k,
+        must=_typed(model, options.must),
+        must_not=_typed(model, options.must_not),
+        attributes=_attributes(model, options),
+        model_version=options.model_version,
     )
     if options.json:
         return _print_json(dataclasses.asdict(answer))
@@ -115,14 +165,39 @@ def _list_models(client: Client, options: argparse.Namespace) -> None:
     return None
 
 
-def _attributes(client: Client, options: argparse.Namespace) -> list[str]:
+def _attributes(model: ModelDetails, options: argparse.Namespace) -> list[str]:
     """The attributes worth showing that the model has."""
-    known = client.get_model(model_version=options.model_version).attribute_names
+    known = model.attribute_names
     return known[:_MAX_ATTRIBUTES] if options.json else [name for name in _SHOWN_ATTRIBUTES if name in known]
 
 
-def _print_items(items: Sequence[Item], shortfall: Shortfall | None) -> None:
-    for place, item in enumerate(items, start=1):
+def _typed(model: ModelDetails, given: Sequence[tuple[str, str]]) -> dict[str, list[Scalar]]:
+    """Attribute to values of its type; what cannot be one stays a text, of which the server says what is wrong."""
+    types = {column["name"]: column["type"] for column in model.manifest.get("item_attributes", [])}
+    conditions: dict[str, list[Scalar]] = {}
+    for name, text in given:
+        value: Scalar = text
+        with contextlib.suppress(KeyError, ValueError):
+            value = _TYPES[types[name]](text)
+        conditions.setdefault(name, []).append(value)
+    return conditions
+
+
+def _yes_or_no(text: str) -> bool:
+    if text not in ("true", "false"):
+        raise ValueError
+    return text == "true"
+
+
+_TYPES: Mapping[str, Callable[[str], Scalar]] = {
+    "ATTRIBUTE_TYPE_INT": int,
+    "ATTRIBUTE_TYPE_DOUBLE": float,
+    "ATTRIBUTE_TYPE_BOOL": _yes_or_no,
+}
+
+
+def _print_items(items: Sequence[Item], shortfall: Shortfall | None, before: int = 0) -> None:
+    for place, item in enumerate(items, start=before + 1):
         title, genres = str(item.attributes.get("title", "")), item.attributes.get("genres", "")
         title = title if len(title) <= _TITLE_WIDTH else title[: _TITLE_WIDTH - 1] + "…"
         shown = ", ".join(genres) if isinstance(genres, list) else genres

@@ -166,14 +166,25 @@ _NOT_FOUND: Mapping[str, type[NotFound]] = {
 }
 
 
+_CODES = {code.value[0]: code for code in grpc.StatusCode}
+
+
 def error_of(failed: grpc.RpcError) -> ShortlistError:
     """The typed error of a failed call, blocking or asyncio."""
     call: grpc.Call = failed  # type: ignore[assignment]  # every error a call raises is a call, which stubs do not say
-    code, message = call.code(), call.details() or ""
     try:
         status = rpc_status.from_call(call) or status_pb2.Status()
     except (ValueError, DecodeError):  # details that do not belong to the status, as a proxy may leave them
         status = status_pb2.Status()
+    return _typed(call.code(), call.details() or "", status)
+
+
+def error_of_status(status: status_pb2.Status) -> ShortlistError:
+    """The typed error of a status that came in an answer, such as a batch's."""
+    return _typed(_CODES.get(status.code, grpc.StatusCode.UNKNOWN), status.message, status)
+
+
+def _typed(code: grpc.StatusCode, message: str, status: status_pb2.Status) -> ShortlistError:
     kind = TABLE.get(code, UnexpectedStatus)
     if kind is NotFound:
         kind = _NOT_FOUND.get(_detail(status, error_details_pb2.ResourceInfo()).resource_type, NotFound)

@@ -79,12 +79,14 @@ class Recommendations:
         model_version: the version that answered.
         source: where the items came from.
         shortfall: why there are fewer than k; None when there are k.
+        unknown_history_items: how many ids of the history the model does not know.
     """
 
     items: Sequence[Item]
     model_version: int
     source: Source
     shortfall: Shortfall | None
+    unknown_history_items: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,36 +3,24 @@
 Both clients make their methods of these, so that a call is written, documented and typed in one place.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
-from typing import Generic, ParamSpec, TypeVar
+from typing import Concatenate, Generic, ParamSpec, TypeVar
 
-from google.protobuf import json_format
 from google.protobuf.message import Message
 
 from shortlist.v1 import common_pb2, model_pb2, recommender_pb2
-from shortlist_client.results import (
-    AttributeValue,
-    Cluster,
-    ClusterKind,
-    Fallback,
-    Item,
-    Model,
-    ModelDetails,
-    ModelState,
-    Recommendations,
-    Scores,
-    Shortfall,
-    SimilarItems,
-    Source,
-)
+from shortlist_client import responses
+from shortlist_client.results import ClusterKind, Fallback
 
 P = ParamSpec("P")
 T = TypeVar("T")
 Req = TypeVar("Req", bound=Message)
 Resp = TypeVar("Resp", bound=Message)
-E = TypeVar("E", bound=StrEnum)
+
+Scalar = str | int | float | bool
+Conditions = Mapping[str, Scalar | Sequence[Scalar]]
+"""Attribute name to the value, or the several values of which any one will do."""
 
 
 @dataclass(frozen=True)
@@ -52,48 +40,105 @@ class Rpc(Generic[P, Req, Resp, T]):
     result: Callable[[Resp], T]
 
 
-def _recommend(
-    user_id: str,
+def recommend_request(
+    user_id: str | None = None,
     *,
+    history: Sequence[str] | Mapping[str, float] | None = None,
     k: int = 10,
+    offset: int = 0,
     exclude_seen: bool = True,
     exclude_item_ids: Sequence[str] = (),
+    must: Conditions | None = None,
+    must_not: Conditions | None = None,
+    min_score: float | None = None,
+    diversity: tuple[str, int] | None = None,
     fallback: Fallback | str = Fallback.NONE,
+    rerank: bool = False,
+    search_effort: float | None = None,
     attributes: Sequence[str] = (),
     model_version: int | None = None,
     model_label: str | None = None,
 ) -> recommender_pb2.RecommendRequest:
-    """The best items for a user.
+    """The best items for a user whom the model knows, or for a history of items.
 
     Args:
-        user_id: the id the user had in the training data.
+        user_id: the id the user had in the training data; give this or ``history``.
+        history: what a user new to the model has interacted with: 1 to 10,000 item ids, or each id with the strength of
+            the interaction, which for a rating model is the rating. Ids that the model does not know are skipped.
         k: how many items, 1 to 1,000.
-        exclude_seen: leave out the items the user interacted with in training.
+        offset: how many of the best to skip, for paging; ``offset + k`` is at most 1,000.
+        exclude_seen: leave out the items the user interacted with in training, or the history's.
         exclude_item_ids: more items to leave out, at most 10,000; unknown ids are ignored.
-        fallback: what to answer when the model does not know the user, or knows the id without any interaction: "none",
-            "popular" or "cluster", which is what the largest cluster of users likes best.
+        must: attribute to value or values, at most 16 attributes: only items that have, of each attribute, one of its
+            values, such as {"genres": ["Comedy", "Romance"], "year": 1994}.
+        must_not: the same; no item that has such a value.
+        min_score: leave out items that score less.
+        diversity: (attribute, n): of items that share a value of the attribute, only the best n.
+        fallback: what to answer when the model does not know the user, or knows the id without any interaction, or
+            knows nothing of the history: "none", "popular" or "cluster", which is what the largest cluster of users
+            likes best.
+        rerank: let the model's neural ranker order the best 500 candidates; not for a history.
+        search_effort: of an approximate index, as a multiple of the published one, 1 to 16; None for 1.
         attributes: item attributes to return with each item, such as "title".
         model_version: the version that shall answer; None for the server's default.
         model_label: the label of the version that shall answer.
 
     Returns:
-        Recommendations, best first.
+        Recommendations, best first; from ``recommend_request`` what ``stream_recommend`` takes.
 
     Raises:
         UserNotFound: the model does not know the user and there is no fallback.
+        ItemNotFound: the model knows none of the history's items and there is no fallback.
         ModelNotFound: the server has no such version or label.
-        InvalidArgument: an argument is outside its limits.
+        Unimplemented: the model has no neural ranker to re-rank with, or no clusters to fall back on.
+        InvalidArgument: an argument is outside its limits, or does not fit the items' attributes.
         ShortlistError: any other failure; see shortlist_client.errors.
     """
+    if (user_id is None) == (history is None):
+        raise ValueError("give user_id or history, and not both")
     return recommender_pb2.RecommendRequest(
         user_id=user_id,
+        history=None if history is None else _history(history),
         k=k,
+        offset=offset,
         exclude_seen=exclude_seen,
         exclude_item_ids=_several("exclude_item_ids", exclude_item_ids),
+        filter=_filter(must, must_not),
+        min_score=min_score,
+        diversity=_diversity(diversity),
         fallback=recommender_pb2.Fallback.Value(f"FALLBACK_{Fallback(fallback).name}"),
+        rerank=rerank,
+        search_effort=search_effort,
         attributes=_several("attributes", attributes),
         model=_selector(model_version, model_label),
     )
+
+
+def _for_each_user(
+    request: Callable[Concatenate[str, P], recommender_pb2.RecommendRequest],
+) -> Callable[Concatenate[Sequence[str], P], recommender_pb2.BatchRecommendRequest]:
+    """The call for many users, with the arguments of the call for one."""
+
+    def batch(user_ids: Sequence[str], /, *args: P.args, **options: P.kwargs) -> recommender_pb2.BatchRecommendRequest:
+        """The best items for each of many users, asked for in one message.
+
+        Args:
+            user_ids: 1 to 1,000 ids; at most 100,000 items in all.
+            args: none.
+            options: those of ``recommend`` except ``history``, the same for every user.
+
+        Returns:
+            A list of Recommendations, the i-th for the i-th user, with a ShortlistError in the place of each that has
+            no answer: the one that ``recommend`` would have raised.
+
+        Raises:
+            InvalidArgument: there are no users, or too many, or too many items.
+            ShortlistError: any other failure of them all; see shortlist_client.errors.
+        """
+        users = _several("user_ids", user_ids)
+        return recommender_pb2.BatchRecommendRequest(requests=[request(user, *args, **options) for user in users])
+
+    return batch
 
 
 def _similar_items(
@@ -101,6 +146,9 @@ def _similar_items(
     *,
     negative_item_ids: Sequence[str] = (),
     k: int = 10,
+    must: Conditions | None = None,
+    must_not: Conditions | None = None,
+    search_effort: float | None = None,
     attributes: Sequence[str] = (),
     model_version: int | None = None,
     model_label: str | None = None,
@@ -111,6 +159,9 @@ def _similar_items(
         item_ids: one id, or 1 to 100 ids whose mean is the query.
         negative_item_ids: ids of items to be unlike, at most 100.
         k: how many items, 1 to 1,000.
+        must: attribute to value or values, as for ``recommend``: only items that have one of each attribute's.
+        must_not: the same; no item that has such a value.
+        search_effort: of an approximate index, as a multiple of the published one, 1 to 16; None for 1.
         attributes: item attributes to return with each item, such as "title".
         model_version: the version that shall answer; None for the server's default.
         model_label: the label of the version that shall answer.
@@ -121,13 +172,15 @@ def _similar_items(
     Raises:
         ItemNotFound: the model does not know one of the items.
         ModelNotFound: the server has no such version or label.
-        InvalidArgument: an argument is outside its limits.
+        InvalidArgument: an argument is outside its limits, or does not fit the items' attributes.
         ShortlistError: any other failure; see shortlist_client.errors.
     """
     return recommender_pb2.SimilarItemsRequest(
         item_ids=[item_ids] if isinstance(item_ids, str) else item_ids,
         negative_item_ids=_several("negative_item_ids", negative_item_ids),
         k=k,
+        filter=_filter(must, must_not),
+        search_effort=search_effort,
         attributes=_several("attributes", attributes),
         model=_selector(model_version, model_label),
     )
@@ -285,6 +338,48 @@ def _several(name: str, values: Sequence[str]) -> Sequence[str]:
     return values
 
 
+def _history(history: Sequence[str] | Mapping[str, float]) -> recommender_pb2.History:
+    weights = history if isinstance(history, Mapping) else dict.fromkeys(_several("history", history))
+    items = [recommender_pb2.HistoryItem(item_id=item_id, weight=weight) for item_id, weight in weights.items()]
+    return recommender_pb2.History(items=items)
+
+
+def _filter(must: Conditions | None, must_not: Conditions | None) -> recommender_pb2.Filter | None:
+    if not must and not must_not:
+        return None
+    return recommender_pb2.Filter(must=_conditions(must or {}), must_not=_conditions(must_not or {}))
+
+
+def _conditions(given: Conditions) -> list[recommender_pb2.Condition]:
+    return [
+        recommender_pb2.Condition(
+            attribute=name,
+            any_of=[_value(value) for value in ([values] if isinstance(values, str | int | float) else values)],
+        )
+        for name, values in given.items()
+    ]
+
+
+def _value(value: Scalar) -> common_pb2.AttributeValue:
+    match value:
+        case bool():  # before int, which it is as well
+            return common_pb2.AttributeValue(bool_value=value)
+        case int():
+            return common_pb2.AttributeValue(int_value=value)
+        case float():
+            return common_pb2.AttributeValue(double_value=value)
+        case str():
+            return common_pb2.AttributeValue(string_value=value)
+    raise TypeError(f"an attribute's value is a str, int, float or bool, not {value!r}")
+
+
+def _diversity(diversity: tuple[str, int] | None) -> recommender_pb2.Diversity | None:
+    if diversity is None:
+        return None
+    attribute, at_most = diversity
+    return recommender_pb2.Diversity(attribute=attribute, max_per_value=at_most)
+
+
 def _cluster_kind(kind: ClusterKind | str) -> "recommender_pb2.ClusterKind.ValueType":
     return recommender_pb2.ClusterKind.Value(f"CLUSTER_KIND_{ClusterKind(kind).name}")
 
@@ -297,101 +392,31 @@ def _selector(version: int | None, label: str | None) -> common_pb2.ModelSelecto
     return None if label is None else common_pb2.ModelSelector(label=label)
 
 
-def _to_recommendations(response: recommender_pb2.RecommendResponse) -> Recommendations:
-    return Recommendations(
-        items=_items(response.items),
-        model_version=response.model_version,
-        source=_enum(Source, "SOURCE_", recommender_pb2.Source.items(), response.source),
-        shortfall=_shortfall(response.shortfall_reason),
-    )
-
-
-def _to_similar_items(response: recommender_pb2.SimilarItemsResponse) -> SimilarItems:
-    return SimilarItems(
-        items=_items(response.items),
-        model_version=response.model_version,
-        shortfall=_shortfall(response.shortfall_reason),
-    )
-
-
-def _to_scores(response: recommender_pb2.ScoreResponse) -> Scores:
-    return Scores(scores=list(response.scores), model_version=response.model_version)
-
-
-def _to_clusters(response: recommender_pb2.ListClustersResponse) -> list[Cluster]:
-    return [_to_cluster(cluster, response.model_version) for cluster in response.clusters]
-
-
-def _to_the_cluster(response: recommender_pb2.GetClusterResponse) -> Cluster:
-    return _to_cluster(response.cluster, response.model_version)
-
-
-def _to_cluster(cluster: recommender_pb2.Cluster, model_version: int) -> Cluster:
-    return Cluster(
-        kind=_enum(ClusterKind, "CLUSTER_KIND_", recommender_pb2.ClusterKind.items(), cluster.kind),
-        label=cluster.label,
-        size=cluster.size,
-        top_items=_items(cluster.top_items),
-        model_version=model_version,
-    )
-
-
-def _to_models(response: model_pb2.ListModelsResponse) -> list[Model]:
-    return [_to_model(model) for model in response.models]
-
-
-def _to_model(model: model_pb2.Model) -> Model:
-    return Model(
-        version=model.version,
-        state=_enum(ModelState, "MODEL_STATE_", model_pb2.ModelState.items(), model.state),
-        state_reason=model.state_reason,
-        labels=list(model.labels),
-        default=model.default,
-        model_name=model.model_name,
-    )
-
-
-def _to_details(response: model_pb2.GetModelResponse) -> ModelDetails:
-    manifest = json_format.MessageToDict(response.manifest, preserving_proto_field_name=True)
-    return ModelDetails(model=_to_model(response.model), manifest=manifest)
-
-
-def _items(items: Sequence[recommender_pb2.ScoredItem]) -> list[Item]:
-    return [
-        Item(item.item_id, item.score, {name: _value(value) for name, value in item.attributes.items()})
-        for item in items
-    ]
-
-
-def _value(value: common_pb2.AttributeValue) -> AttributeValue:
-    kind = value.WhichOneof("kind")
-    if kind == "string_list":
-        return list(value.string_list.values)
-    plain: AttributeValue = "" if kind is None else getattr(value, kind)
-    return plain
-
-
-def _shortfall(reason: int) -> Shortfall | None:
-    if reason == recommender_pb2.SHORTFALL_REASON_UNSPECIFIED:
-        return None
-    return _enum(Shortfall, "SHORTFALL_REASON_", recommender_pb2.ShortfallReason.items(), reason)
-
-
-def _enum(kind: type[E], prefix: str, names: Sequence[tuple[str, int]], number: int) -> E:
-    """The member for a number of the wire, or UNSPECIFIED for one that this client is too old to know."""
-    name = next((name for name, value in names if value == number), f"{prefix}UNSPECIFIED")
-    return kind.__members__.get(name.removeprefix(prefix), kind.__members__["UNSPECIFIED"])
-
-
 _RECOMMENDER = "/shortlist.v1.RecommenderService/"
 _MODELS = "/shortlist.v1.ModelService/"
 
-RECOMMEND = Rpc(f"{_RECOMMENDER}Recommend", _recommend, recommender_pb2.RecommendResponse, _to_recommendations)
-SIMILAR_ITEMS = Rpc(
-    f"{_RECOMMENDER}SimilarItems", _similar_items, recommender_pb2.SimilarItemsResponse, _to_similar_items
+RECOMMEND = Rpc(
+    f"{_RECOMMENDER}Recommend",
+    recommend_request,
+    recommender_pb2.RecommendResponse,
+    responses.to_recommendations,
 )
-SCORE = Rpc(f"{_RECOMMENDER}Score", _score, recommender_pb2.ScoreResponse, _to_scores)
-LIST_CLUSTERS = Rpc(f"{_RECOMMENDER}ListClusters", _list_clusters, recommender_pb2.ListClustersResponse, _to_clusters)
-GET_CLUSTER = Rpc(f"{_RECOMMENDER}GetCluster", _get_cluster, recommender_pb2.GetClusterResponse, _to_the_cluster)
-LIST_MODELS = Rpc(f"{_MODELS}ListModels", _list_models, model_pb2.ListModelsResponse, _to_models)
-GET_MODEL = Rpc(f"{_MODELS}GetModel", _get_model, model_pb2.GetModelResponse, _to_details)
+BATCH_RECOMMEND = Rpc(
+    f"{_RECOMMENDER}BatchRecommend",
+    _for_each_user(recommend_request),
+    recommender_pb2.BatchRecommendResponse,
+    responses.to_outcomes,
+)
+STREAM_RECOMMEND_PATH = f"{_RECOMMENDER}StreamRecommend"
+SIMILAR_ITEMS = Rpc(
+    f"{_RECOMMENDER}SimilarItems", _similar_items, recommender_pb2.SimilarItemsResponse, responses.to_similar_items
+)
+SCORE = Rpc(f"{_RECOMMENDER}Score", _score, recommender_pb2.ScoreResponse, responses.to_scores)
+LIST_CLUSTERS = Rpc(
+    f"{_RECOMMENDER}ListClusters", _list_clusters, recommender_pb2.ListClustersResponse, responses.to_clusters
+)
+GET_CLUSTER = Rpc(
+    f"{_RECOMMENDER}GetCluster", _get_cluster, recommender_pb2.GetClusterResponse, responses.to_the_cluster
+)
+LIST_MODELS = Rpc(f"{_MODELS}ListModels", _list_models, model_pb2.ListModelsResponse, responses.to_models)
+GET_MODEL = Rpc(f"{_MODELS}GetModel", _get_model, model_pb2.GetModelResponse, responses.to_details)

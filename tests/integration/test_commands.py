@@ -5,11 +5,12 @@ import signal
 import subprocess
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from shortlist_client.main import main
-from tests.running import SHORTLIST, server_process, shortlist
+from tests.running import SHORTLIST, server_process, serving, shortlist
 
 
 @pytest.fixture
@@ -187,6 +188,65 @@ def test_asking_for_what_no_message_can_carry_says_so(small_models: Path) -> Non
     with server_process(small_models) as (_, address):
         result = shortlist("recommend", "u0", "-k", "99999999999", "--server", address)
     assert (result.returncode, "Traceback" in result.stderr) == (1, False)
+
+
+def test_the_options_of_asking(small_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """What tests/small_world.py gives item number n: genres by n % 2, classic where n % 3 == 0, year 1990 + n."""
+
+    def ask(*arguments: str, k: int = 200) -> dict[str, Any]:
+        assert main([*arguments, "-k", str(k), "--server", app.address, "--json"]) == 0, capsys.readouterr().err
+        answer: dict[str, Any] = json.loads(capsys.readouterr().out)
+        return answer
+
+    def ids(answer: dict[str, Any]) -> list[str]:
+        return [item["id"] for item in answer["items"]]
+
+    with serving(small_models) as app:
+        everyone = ["recommend", "u3", "--include-seen"]
+        some = ask(*everyone, "--must", "genres=Crime", "--must", "classic=true", "--must-not", "price=3")
+        assert {int(item[1:]) for item in ids(some)} == set(range(0, 200, 6)) - {6}
+        assert set(ids(ask(*everyone, "--must", "year=1995", "--must", "year=2017"))) == {"i5", "i27"}
+        assert set(ids(ask("similar", "i5", "--must", "year=1995", "--must", "year=2017"))) == {"i27"}
+        assert len(ids(ask("similar", "i5", "--must-not", "classic=false"))) == 67
+        first = ask(*everyone, k=30)
+        assert ids(ask(*everyone, "--offset", "10", k=20)) == ids(first)[10:]
+        low = ask(*everyone, "--min-score", str(first["items"][4]["score"] - 1e-4), k=30)
+        assert ids(low) == ids(first)[:5]
+        assert len(ids(ask(*everyone, "--at-most", "3:genres"))) == 6
+        folded = ask("recommend", "--history", "i9", "nothing", "i40")
+        assert (folded["source"], folded["unknown_history_items"]) == ("folded_in", 1)
+        assert len(ids(folded)) == 198
+        assert main(["recommend", "--history", "i9", "x", "--server", app.address, "-k", "1", "--offset", "7"]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert lines[0] == "folded in items for a history of i9, x, from model version 1"
+        assert lines[1] == "the model does not know 1 of them"
+        assert lines[2].split()[0] == "8"
+        for arguments, message in (
+            (["--must", "taste=sweet"], "the model's items have no 'taste'"),
+            (["--must", "year=old"], "'old' is no value of year, which holds int64"),
+            (["--must", "classic=yes"], "'yes' is no value of classic, which holds bool"),
+            (["--rerank"], "the model has no network to re-rank with"),
+            (["--at-most", "0:genres"], "must be at least 1"),
+        ):
+            assert main(["recommend", "u3", *arguments, "--server", app.address]) == 1
+            assert message in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "one of the arguments USER --history is required"),
+        (["u1", "--history", "i1"], "not allowed with argument USER"),
+        (["u1", "--must", "genres"], "must be NAME=VALUE, such as genres=Comedy, not genres"),
+        (["u1", "--at-most", "two:genres"], "must be N:NAME, such as 2:genres, not two:genres"),
+    ],
+)
+def test_options_of_asking_that_cannot_be_read_are_refused(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
+) -> None:
+    with pytest.raises(SystemExit):
+        main(["recommend", *arguments])
+    assert message in capsys.readouterr().err
 
 
 def test_asking_where_there_is_no_server_says_so() -> None:

@@ -230,6 +230,17 @@ def test_a_batch_of_none_or_too_many_is_refused(stub: Stub, count: int) -> None:
     assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
+def test_a_batch_asks_for_so_many_items_in_all(stub: Stub) -> None:
+    """An entry whose own k is wrong asks for none."""
+    wrong = [RecommendRequest(user_id="u1", k=k) for k in (-1_000, 0, 1_001)]
+    most = [RecommendRequest(user_id="nobody", k=1_000)] * 99 + [RecommendRequest(user_id="nobody")] * 100
+    assert len(stub.BatchRecommend(BatchRecommendRequest(requests=[*most, *wrong])).outcomes) == 202
+    with pytest.raises(grpc.RpcError) as caught:
+        stub.BatchRecommend(BatchRecommendRequest(requests=[*most, *wrong, RecommendRequest(user_id="u1", k=1)]))
+    assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
+    assert caught.value.details() == "requests: may ask for 100,000 items in all, not 100,001"
+
+
 def test_a_stream_answers_each_request_by_its_id(stub: Stub) -> None:
     requests = [
         StreamRecommendRequest(request_id=f"{turn}-{place}", request=request)

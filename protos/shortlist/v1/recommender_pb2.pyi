@@ -5,12 +5,16 @@ The retrieval API: which items for this user, and which items are like this one.
 
 Errors are the same everywhere: a gRPC status with google.rpc details that a program can read.
   NOT_FOUND           unknown user, item, model or cluster     ResourceInfo
-  INVALID_ARGUMENT    a field outside its stated limits        BadRequest with the field's path
+  INVALID_ARGUMENT    a field outside its stated limits, or    BadRequest with the field's path
+                      one that does not fit the items
   UNAVAILABLE         no model is ready yet                    RetryInfo
   RESOURCE_EXHAUSTED  too many requests are waiting            RetryInfo
   DEADLINE_EXCEEDED   the deadline passed before the search began
   UNIMPLEMENTED       this server, or the model, cannot do what is asked
   INTERNAL            anything unforeseen                      RequestInfo with the request id
+
+A server reads messages of up to 16 MiB. Most gRPC clients read 4 MiB unless told otherwise: raise that for batches
+and for answers with many attributes; a batch's answer of 100,000 items with ids of 512 bytes takes 52 MB.
 """
 
 import builtins
@@ -40,7 +44,7 @@ class _FallbackEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
     FALLBACK_UNSPECIFIED: _Fallback.ValueType  # 0
     """The same as FALLBACK_NONE."""
     FALLBACK_NONE: _Fallback.ValueType  # 1
-    """NOT_FOUND for a user the model does not know."""
+    """NOT_FOUND for a user the model does not know, and for a history of which it knows no item."""
     FALLBACK_POPULAR: _Fallback.ValueType  # 2
     """The items with the most interactions."""
     FALLBACK_CLUSTER: _Fallback.ValueType  # 3
@@ -50,13 +54,13 @@ class _FallbackEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper._EnumT
 
 class Fallback(_Fallback, metaclass=_FallbackEnumTypeWrapper):
     """What to answer when the model has no vector to go by: it does not know the user, or knows the id without any
-    interaction. Every other user is answered personally.
+    interaction, or knows no item of the history. Every other request is answered personally.
     """
 
 FALLBACK_UNSPECIFIED: Fallback.ValueType  # 0
 """The same as FALLBACK_NONE."""
 FALLBACK_NONE: Fallback.ValueType  # 1
-"""NOT_FOUND for a user the model does not know."""
+"""NOT_FOUND for a user the model does not know, and for a history of which it knows no item."""
 FALLBACK_POPULAR: Fallback.ValueType  # 2
 """The items with the most interactions."""
 FALLBACK_CLUSTER: Fallback.ValueType  # 3
@@ -106,9 +110,9 @@ class _ShortfallReasonEnumTypeWrapper(google.protobuf.internal.enum_type_wrapper
     SHORTFALL_REASON_UNSPECIFIED: _ShortfallReason.ValueType  # 0
     """k items came back."""
     SHORTFALL_REASON_CATALOGUE_EXHAUSTED: _ShortfallReason.ValueType  # 1
-    """Every other item is seen, excluded or part of the query."""
+    """Every other item is seen, excluded, skipped by offset or part of the query."""
     SHORTFALL_REASON_FILTER: _ShortfallReason.ValueType  # 2
-    """Every other item fails the filter."""
+    """Every other item fails the filter, or is seen, excluded, skipped by offset or part of the query."""
     SHORTFALL_REASON_MIN_SCORE: _ShortfallReason.ValueType  # 3
     """Every other item scores below min_score."""
     SHORTFALL_REASON_DIVERSITY: _ShortfallReason.ValueType  # 4
@@ -122,9 +126,9 @@ class ShortfallReason(_ShortfallReason, metaclass=_ShortfallReasonEnumTypeWrappe
 SHORTFALL_REASON_UNSPECIFIED: ShortfallReason.ValueType  # 0
 """k items came back."""
 SHORTFALL_REASON_CATALOGUE_EXHAUSTED: ShortfallReason.ValueType  # 1
-"""Every other item is seen, excluded or part of the query."""
+"""Every other item is seen, excluded, skipped by offset or part of the query."""
 SHORTFALL_REASON_FILTER: ShortfallReason.ValueType  # 2
-"""Every other item fails the filter."""
+"""Every other item fails the filter, or is seen, excluded, skipped by offset or part of the query."""
 SHORTFALL_REASON_MIN_SCORE: ShortfallReason.ValueType  # 3
 """Every other item scores below min_score."""
 SHORTFALL_REASON_DIVERSITY: ShortfallReason.ValueType  # 4
@@ -187,7 +191,8 @@ class ScoredItem(google.protobuf.message.Message):
     item_id: builtins.str
     """The id the item had in the training data."""
     score: builtins.float
-    """Recommend: the model's own prediction (for a rating model the predicted rating, in the rating's unit);
+    """Recommend: the model's own prediction (for a rating model the predicted rating, in the rating's unit), with rerank
+    the network's;
     with SOURCE_POPULAR the number of interactions; with SOURCE_CLUSTER as in a user cluster.
     SimilarItems: the cosine, -1 to 1. A user cluster: the mean rating by its users, or where the data has no ratings
     the share of them who touched the item. An item cluster: the number of interactions.
@@ -217,6 +222,7 @@ class History(google.protobuf.message.Message):
     @property
     def items(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___HistoryItem]:
         """The items the user has interacted with. Unknown ids are skipped and counted in the answer.
+        Of an item that comes more than once the last one counts.
         Limit: 1 to 10,000.
         """
 
@@ -240,7 +246,9 @@ class HistoryItem(google.protobuf.message.Message):
     item_id: builtins.str
     """Limit: 1 to 512 bytes."""
     weight: builtins.float
-    """The strength of the interaction; for a rating model the rating. Default: the model's usual interaction."""
+    """The strength of the interaction; for a rating model the rating. A finite number; set the weight of every item or
+    of none. Default: the model's usual interaction.
+    """
     def __init__(
         self,
         *,
@@ -291,7 +299,9 @@ class Condition(google.protobuf.message.Message):
     """The attribute's name, one of the manifest's item_attributes."""
     @property
     def any_of(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[shortlist.v1.common_pb2.AttributeValue]:
-        """Met if the item's value, or any value of its list, equals one of these. Limit: 1 to 1,000."""
+        """Met if the item's value, or any value of its list, equals one of these; an item without a value never meets it.
+        Of the attribute's type, or whole numbers for one of numbers with fractions; no lists. Limit: 1 to 1,000.
+        """
 
     def __init__(
         self,
@@ -305,7 +315,9 @@ global___Condition = Condition
 
 @typing.final
 class Diversity(google.protobuf.message.Message):
-    """Spreads an answer over the values of an attribute."""
+    """Spreads an answer over the values of an attribute: going down the ranking, an item is left out if one of its values
+    has come up often enough. An item with several values counts for each; items without a value are not limited.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
@@ -352,11 +364,16 @@ class RecommendRequest(google.protobuf.message.Message):
     exclude_seen: builtins.bool
     """Leave out the items the user interacted with in training, or the history's. Default: true."""
     fallback: global___Fallback.ValueType
-    """What to answer when the model has no vector for user_id. Default: NOT_FOUND where it does not know the id."""
+    """What to answer when the model has no vector to go by. Default: NOT_FOUND where it does not know the user_id, or no
+    item of the history.
+    """
     rerank: builtins.bool
-    """Let the model's neural ranker order the best candidates. Default: false."""
+    """Let the model's neural ranker order the best 500 candidates, or offset + k where that is more, and more where
+    diversity takes more; scores, and so min_score, are the network's. Of no effect on a fallback. Not possible with a
+    history; UNIMPLEMENTED where the model has no network. Default: false.
+    """
     min_score: builtins.float
-    """Leave out items that score less. Default: no limit."""
+    """Leave out items that score less. NaN is refused. Default: no limit."""
     offset: builtins.int
     """Skip this many items, for paging; pin the model's version so that pages fit together.
     Default: 0. Limit: offset + k <= 1,000.
@@ -494,7 +511,7 @@ class BatchRecommendRequest(google.protobuf.message.Message):
     REQUESTS_FIELD_NUMBER: builtins.int
     @property
     def requests(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___RecommendRequest]:
-        """Limit: 1 to 1,000 entries."""
+        """Limit: 1 to 1,000 entries, and 100,000 items in all: the sum of their k."""
 
     def __init__(
         self,
@@ -562,7 +579,7 @@ class StreamRecommendRequest(google.protobuf.message.Message):
     REQUEST_ID_FIELD_NUMBER: builtins.int
     REQUEST_FIELD_NUMBER: builtins.int
     request_id: builtins.str
-    """Chosen by the caller and returned with the answer. Limit: 512 bytes."""
+    """Chosen by the caller and returned with the answer."""
     @property
     def request(self) -> global___RecommendRequest:
         """What is asked."""

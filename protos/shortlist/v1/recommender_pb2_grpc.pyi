@@ -5,12 +5,16 @@ The retrieval API: which items for this user, and which items are like this one.
 
 Errors are the same everywhere: a gRPC status with google.rpc details that a program can read.
   NOT_FOUND           unknown user, item, model or cluster     ResourceInfo
-  INVALID_ARGUMENT    a field outside its stated limits        BadRequest with the field's path
+  INVALID_ARGUMENT    a field outside its stated limits, or    BadRequest with the field's path
+                      one that does not fit the items
   UNAVAILABLE         no model is ready yet                    RetryInfo
   RESOURCE_EXHAUSTED  too many requests are waiting            RetryInfo
   DEADLINE_EXCEEDED   the deadline passed before the search began
   UNIMPLEMENTED       this server, or the model, cannot do what is asked
   INTERNAL            anything unforeseen                      RequestInfo with the request id
+
+A server reads messages of up to 16 MiB. Most gRPC clients read 4 MiB unless told otherwise: raise that for batches
+and for answers with many attributes; a batch's answer of 100,000 items with ids of 512 bytes takes 52 MB.
 """
 
 import abc

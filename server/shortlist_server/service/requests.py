@@ -31,6 +31,7 @@ MAX_CONDITIONS = 16
 MAX_VALUES = 1_000
 MAX_EFFORT = 16
 MAX_BATCH = 1_000
+MAX_BATCH_ITEMS = 100_000
 
 _LABEL = re.compile(r"[a-z0-9-]{1,63}")
 
@@ -107,13 +108,17 @@ def similar_items_query(request: recommender_pb2.SimilarItemsRequest) -> Similar
 
 
 def check_batch(request: recommender_pb2.BatchRecommendRequest) -> None:
-    """Checks how many requests a BatchRecommendRequest holds.
+    """Checks how many requests a BatchRecommendRequest holds, and how many items they ask for.
 
     Raises:
         InvalidField: it holds none or too many.
     """
     if not 1 <= len(request.requests) <= MAX_BATCH:
         raise InvalidField("requests", f"must hold 1 to {MAX_BATCH:,} requests, not {len(request.requests):,}")
+    ks = [entry.k if entry.HasField("k") else DEFAULT_K for entry in request.requests]
+    items = sum(k for k in ks if 1 <= k <= MAX_K)  # any other k is an error of its own entry
+    if items > MAX_BATCH_ITEMS:
+        raise InvalidField("requests", f"may ask for {MAX_BATCH_ITEMS:,} items in all, not {items:,}")
 
 
 def _history(message: recommender_pb2.History) -> History:
