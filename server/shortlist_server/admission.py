@@ -17,7 +17,9 @@ class Admission:
 
     def __init__(self, working: int, waiting: int) -> None:
         self._turns = threading.Semaphore(working)
-        self._places = threading.Semaphore(working + waiting)
+        self._places = working + waiting
+        self._taken = 0
+        self._counting = threading.Lock()
 
     def enter(self) -> None:
         """Takes a place among those that work and wait; ``leave`` gives it back.
@@ -25,12 +27,15 @@ class Admission:
         Raises:
             QueueFull: too many wait already.
         """
-        if not self._places.acquire(blocking=False):
-            raise QueueFull
+        with self._counting:
+            if self._taken >= self._places:
+                raise QueueFull
+            self._taken += 1
 
     def leave(self) -> None:
         """Gives a place back."""
-        self._places.release()
+        with self._counting:
+            self._taken -= 1
 
     @contextmanager
     def work(self, seconds_left: float | None = None) -> Iterator[None]:

@@ -26,7 +26,7 @@ _RESTRICTIVE = 0.1
 meets so few of them would bring too few, or not the best."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Search:
     """What to look for.
 
@@ -45,7 +45,7 @@ class Search:
     effort: float = 1.0
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class Neighbours:
     """Items found, best first.
 

@@ -49,7 +49,7 @@ _DEEPER = 4
 """Where a limit on diversity leaves too few of the candidates, so many times as many are looked at."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Plan:
     """A query whose ids and filters are resolved.
 
@@ -141,7 +141,7 @@ class Recommender:
             self.attributes.check_name("diversity.attribute", query.diversity.attribute)
         if query.rerank and self.ranker is None:
             raise NoRanker
-        excluded: RowArray = self._known_rows(query.exclude_item_ids)
+        excluded: RowArray = self._known_rows(query.exclude_item_ids) if query.exclude_item_ids else NO_ROWS
         if isinstance(query.user, History):
             return self._plan_history(query, query.user, excluded, allowed)
         seen = NO_ROWS if user == UNKNOWN else self.seen.of(user)
@@ -375,8 +375,6 @@ class Recommender:
 
     def _known_rows(self, item_ids: Sequence[str]) -> Int64Array:
         """The rows of those ids that the model knows, ascending and distinct."""
-        if not item_ids:
-            return NO_ROWS
         rows = np.unique(self.item_ids.rows(item_ids))
         known: Int64Array = rows[rows != UNKNOWN]
         return known

@@ -226,7 +226,9 @@ def test_the_client_tries_again_until_a_model_is_ready(
     attempts: list[int] = []
     select = ModelStore.select
 
-    def publish_at_the_first_attempt(self: ModelStore, version: int | None, label: str | None) -> LoadedModel:
+    def publish_at_the_first_attempt(
+        self: ModelStore, version: int | None = None, label: str | None = None
+    ) -> LoadedModel:
         attempts.append(1)
         if len(attempts) == 1:
             (tmp_path / "1").symlink_to(small_models / "1")
@@ -353,6 +355,22 @@ def test_a_call_without_a_deadline_waits_for_its_turn(small_models: Path, lane: 
         time.sleep(0.3)
         slow_search.let_go()
         assert [len(call.result().items) for call in calls] == [10, 10, 10]
+
+
+def test_calls_that_are_cancelled_while_they_wait_leave_their_places(
+    small_models: Path, lane: str, slow_search: HeldSearch
+) -> None:
+    with serving(small_models, lane, working=1, waiting=2) as app, grpc.insecure_channel(app.address) as channel:
+        recommend = recommender_pb2_grpc.RecommenderServiceStub(channel).Recommend
+        for _ in range(2):
+            calls = [recommend.future(RecommendRequest(user_id="u0")) for _ in range(3)]
+            time.sleep(0.3)
+            for call in calls:
+                call.cancel()
+            slow_search.let_go()
+            time.sleep(0.3)
+        calls = [recommend.future(RecommendRequest(user_id="u0")) for _ in range(3)]
+        assert [len(call.result(timeout=10).items) for call in calls] == [10, 10, 10]
 
 
 def test_both_clients_stop_waiting_at_their_timeout(small_models: Path, lane: str, slow_search: HeldSearch) -> None:

@@ -71,7 +71,7 @@ class _Call:
         arrived: by ``time.perf_counter``.
         message: what is asked, once it is read.
         has_place: among those that wait and work.
-        over: the caller went away, or has its answer.
+        answered: its answer is on its way, or it needs none.
     """
 
     path: str
@@ -81,14 +81,7 @@ class _Call:
     arrived: float = field(default_factory=time.perf_counter)
     message: Any = None
     has_place: bool = False
-    over: bool = False
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class _Ended:
-    """The tag of the event that a call is over."""
-
-    call: _Call
+    answered: bool = False
 
 
 class FastLane:
@@ -169,7 +162,7 @@ class FastLane:
                     continue
                 self._take(time.time() + _LONG_SECONDS)
                 late = [call for call in self._waiting if call.deadline <= time.time()]
-                self._waiting = [call for call in self._waiting if call.deadline > time.time() and not call.over]
+                self._waiting = [call for call in self._waiting if call.deadline > time.time()]
                 for call in late:
                     self._fail(call, DeadlinePassed())
 
@@ -196,17 +189,19 @@ class FastLane:
             call = _Call(tag, event.call, event.call_details.deadline, event.invocation_metadata)
             self._under_way.begin()
             event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
-            event.call.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), _Ended(call))
-        elif isinstance(tag, _Ended):
-            tag.call.over = True
-            if tag.call.has_place:
+        elif tag.answered:
+            # The call is over. That a caller went away is learned here, with the answer: an event of its own would cost
+            # every call, and deadlines tell the same.
+            if tag.has_place:
                 self._admission.leave()
             self._under_way.end()
-        elif isinstance(tag, _Call):
+        else:
             self._received(tag, event.batch_operations[0].message())
 
     def _received(self, call: _Call, message: bytes | None) -> None:
         if message is None:  # the caller went away, or sent too much
+            call.answered = True
+            call.core.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), call)
             return None
         try:
             self._admission.enter()
@@ -223,8 +218,6 @@ class FastLane:
         now = time.time()
         by_path: dict[str, list[_Call]] = {}
         for call in batch:
-            if call.over:
-                continue
             if call.deadline <= now:
                 self._fail(call, DeadlinePassed())
             else:
@@ -254,7 +247,9 @@ class FastLane:
         if message is not None:
             operations.append(cygrpc.SendMessageOperation(message, _NO_FLAGS))
         operations.append(cygrpc.SendStatusFromServerOperation(trailing, code, details, _NO_FLAGS))
-        call.core.start_server_batch(operations, None)
+        operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
+        call.answered = True
+        call.core.start_server_batch(operations, call)
 
 
 def self_test() -> None:

@@ -58,11 +58,11 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
     Raises:
         InvalidField: a field is outside its limits.
     """
-    if request.HasField("user_id") == request.HasField("history"):
-        both = request.HasField("history")
-        raise InvalidField("user_id", f"set exactly one of user_id and history, not {'both' if both else 'neither'}")
+    by_id, by_history = request.HasField("user_id"), request.HasField("history")
+    if by_id == by_history:
+        raise InvalidField("user_id", f"set exactly one of user_id and history, not {'both' if by_id else 'neither'}")
     user: str | History
-    if request.HasField("user_id"):
+    if by_id:
         user = request.user_id
         _check_id("user_id", user)
     else:
@@ -72,7 +72,9 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
     k = _k(request, request.HasField("k"))
     if not 0 <= request.offset <= MAX_K - k:
         raise InvalidField("offset", f"must lie between 0 and {MAX_K} - k")
-    _check_ids("exclude_item_ids", request.exclude_item_ids, at_most=MAX_EXCLUDED)
+    excluded = request.exclude_item_ids
+    if excluded:
+        _check_ids("exclude_item_ids", excluded, at_most=MAX_EXCLUDED)
     fallback = _FALLBACKS.get(request.fallback)
     if fallback is None:
         raise InvalidField("fallback", f"{request.fallback} is not a value of Fallback")
@@ -83,7 +85,7 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery
         k=k,
         offset=request.offset,
         exclude_seen=request.exclude_seen if request.HasField("exclude_seen") else True,
-        exclude_item_ids=request.exclude_item_ids,
+        exclude_item_ids=excluded,
         filter=_filter(request.filter) if request.HasField("filter") else None,
         fallback=fallback,
         rerank=request.rerank,
