@@ -6,6 +6,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -49,6 +50,15 @@ exclusions = st.one_of(
     st.sets(st.integers(0, ITEMS - 1), min_size=ITEMS - 15),
     st.just(set(range(ITEMS))),
 )
+
+
+@pytest.fixture(scope="module", autouse=True)
+def one_thread() -> Iterator[None]:
+    """As ``shortlist serve`` computes; many threads are slower for so little."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -102,6 +112,21 @@ def test_an_approximate_index_never_brings_too_few_or_what_may_not_come_back(sea
         assert len(found.rows) == min(search.k, len(allowed))
         assert len(set(found.rows.tolist())) == len(found.rows)
         assert set(found.rows.tolist()) <= set(allowed)
+        assert (np.diff(found.scores) <= 0).all()
+
+
+@pytest.mark.parametrize(("kind", "factory"), [("ivf-sq8", "IVF4,SQ8"), ("hnsw-sq8", "HNSW16,SQ8")])
+def test_scores_are_those_of_the_vectors_where_the_index_rounds_them(
+    kind: str, factory: str, rng: np.random.Generator
+) -> None:
+    index = faiss.index_factory(SIZE, factory, faiss.METRIC_INNER_PRODUCT)
+    index.train(VECTORS)
+    index.add(VECTORS)
+    parameters = {"nprobe": 4.0} if kind == "ivf-sq8" else {"efSearch": 300.0}
+    searched = ItemIndex(FaissIndex(index, kind, "none", parameters), VECTORS)
+    for query in rng.standard_normal((20, SIZE)).astype(np.float32):
+        (found,) = searched.search([Search(query, 12)])
+        np.testing.assert_allclose(found.scores, VECTORS[found.rows] @ query, rtol=1e-5, atol=1e-6)
         assert (np.diff(found.scores) <= 0).all()
 
 
