@@ -52,6 +52,7 @@ class ServerConfig:
         device: torch device of the user table, "auto" for a GPU where there is one.
         working: requests that compute at once.
         waiting: requests that may wait for their turn.
+        streams: streams that may be open at once.
         drain_seconds: how long health has been NOT_SERVING before new calls are refused.
         grace_seconds: how long calls under way may take to finish at shutdown.
         share_port: other processes may listen on the port too; calls are dealt out among them.
@@ -69,6 +70,7 @@ class ServerConfig:
     device: str = "auto"
     working: int = 2
     waiting: int = 128
+    streams: int = 64
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
     share_port: bool = False
@@ -80,6 +82,7 @@ class ServerConfig:
             ("port", 0, 65_535),
             ("working", 1, 1_024),
             ("waiting", 0, 65_536),
+            ("streams", 1, 1_024),
             ("drain_seconds", 0, 3_600),
             ("grace_seconds", 0, 3_600),
         ):
@@ -105,7 +108,7 @@ class ServerApp:
         self._health = health.HealthServicer()
         self._stopping = threading.Event()
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(config.working + config.waiting + _SPARE_THREADS, "rpc"),
+            futures.ThreadPoolExecutor(config.working + config.waiting + config.streams + _SPARE_THREADS, "rpc"),
             # Unless it is meant, a second server on the same port would silently take half of the calls.
             options=[
                 ("grpc.so_reuseport", int(config.share_port)),
@@ -114,7 +117,7 @@ class ServerApp:
         )
         admission = Admission(config.working, config.waiting)
         answers = Answers(self._store)
-        recommender = RecommenderService(answers, admission)
+        recommender = RecommenderService(answers, admission, Admission(config.streams, waiting=0))
         guard(recommender, RECOMMENDER, self._under_way)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
         self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None

@@ -30,6 +30,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)  # what a worker is started with
     serve.add_argument("--working", type=int, default=os.cpu_count() or 1, help="requests that compute at once")
     serve.add_argument("--waiting", type=int, default=128, help="requests that may wait for their turn")
+    serve.add_argument("--streams", type=int, default=64, help="streams that may be open at once")
     serve.add_argument(
         "--lane",
         default="auto",
@@ -81,6 +82,7 @@ def _serve(options: argparse.Namespace) -> int:
                 device=options.device,
                 working=options.working,
                 waiting=options.waiting,
+                streams=options.streams,
                 share_port=options.share_port,
                 lane=options.lane,
                 drain_seconds=options.drain_seconds,
@@ -119,7 +121,7 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
         number = port.getsockname()[1]
         command = [sys.executable, "-m", "shortlist_client.main", "serve", "--share-port"]
         command += ["--models-dir", str(options.models_dir), "--host", options.host, "--port", str(number)]
-        for name in ("device", "working", "waiting", "lane", "drain_seconds", "grace_seconds"):
+        for name in ("device", "working", "waiting", "streams", "lane", "drain_seconds", "grace_seconds"):
             command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
         workers = Workers(command, options.workers)
         for signal_number in (signal.SIGTERM, signal.SIGINT):

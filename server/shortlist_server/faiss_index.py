@@ -17,13 +17,11 @@ Int64Array = npt.NDArray[np.int64]
 
 _FAISS: Any = faiss  # its stubs lack part of what it takes
 
-EXACT_KINDS = frozenset({"flat", "flat-bf16"})
 MOST_EFFORT = 16.0
 """More effort than this counts as this much."""
 
 _DIALS = {
     "flat": frozenset[str](),
-    "flat-bf16": frozenset[str](),
     "ivf": frozenset({"nprobe"}),
     "ivf-sq8": frozenset({"nprobe"}),
     "ivf-pq-refine": frozenset({"nprobe", "k_factor"}),
@@ -34,7 +32,7 @@ _DIALS = {
 _L2_AUGMENTED = "l2-augmented"
 _SQUARED_LENGTH = "squared_length"
 _MOST_EF_SEARCH = 16_384
-# Maps every kind of index: none is copied, and none searches slower (docs/decisions/0015). FAISS before 1.11 lacks it.
+# Maps every kind of index, so that none is copied (docs/decisions/0015). FAISS before 1.11 lacks it.
 _MAPPED = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
 
 _KINDS = {
@@ -86,7 +84,7 @@ class FaissIndex:
         self._augmented = transform == _L2_AUGMENTED
         self._parameters = dict(search_parameters)
         self.kind = kind
-        self.exact = kind in EXACT_KINDS
+        self.exact = kind == "flat"
         self.rounded_scores = self._augmented or kind.endswith("sq8")
 
     def search(
@@ -165,7 +163,7 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...])
     metric = _FAISS.METRIC_L2 if augmented else _FAISS.METRIC_INNER_PRODUCT
     require(index.metric_type == metric, f"is not an {'L2' if augmented else 'inner-product'} index")
     found = _kind_of(index)
-    require(found == info.kind.removesuffix("-bf16"), f"is of kind {found!r}, but the manifest says {info.kind!r}")
+    require(found == info.kind, f"is of kind {found!r}, but the manifest says {info.kind!r}")
     require(
         parameters.keys() == expected and all(0 < value < math.inf for value in parameters.values()),
         f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "

@@ -390,6 +390,6 @@ class Recommender:
 def _candidates(query: RecommendQuery) -> int:
     """How many of the best by inner product an answer is likely to need."""
     count = query.offset + query.k
-    if query.rerank:
-        count = max(count, RERANK_CANDIDATES)
-    return count if query.diversity is None else _DEEPER * count
+    if query.diversity is not None:
+        count *= _DEEPER
+    return max(count, RERANK_CANDIDATES) if query.rerank else count

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -265,6 +265,27 @@ def test_a_full_queue_refuses_at_once_and_says_when_to_come_back(
         for thread in threads:
             thread.join()
         assert answers == [10, 10]
+
+
+def test_idle_streams_beyond_the_limit_are_refused_and_keep_nobody_else_waiting(small_models: Path, lane: str) -> None:
+    with serving(small_models, lane, streams=2) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        over = threading.Event()
+
+        def one_request() -> Iterator[recommender_pb2.StreamRecommendRequest]:
+            yield recommender_pb2.StreamRecommendRequest(request=RecommendRequest(user_id="u0"))
+            over.wait(20)
+
+        streams = [stub.StreamRecommend(one_request(), timeout=20) for _ in range(2)]
+        for stream in streams:
+            assert next(stream).outcome.response.items
+        with pytest.raises(grpc.RpcError) as caught:
+            next(stub.StreamRecommend(one_request(), timeout=20))
+        assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert stub.BatchRecommend(recommender_pb2.BatchRecommendRequest(requests=[RecommendRequest(user_id="u0")]))
+        over.set()
+        assert [list(stream) for stream in streams] == [[], []]
+        assert next(stub.StreamRecommend(one_request(), timeout=20)).outcome.response.items
 
 
 def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(

@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
-from google.protobuf import empty_pb2
+from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.admission import Admission
@@ -161,8 +161,9 @@ class FastLane:
                 if self._busy_since != since or self._ended.is_set():
                     continue
                 self._take(time.time() + _LONG_SECONDS)
-                late = [call for call in self._waiting if call.deadline <= time.time()]
-                self._waiting = [call for call in self._waiting if call.deadline > time.time()]
+                now = time.time()
+                late = [call for call in self._waiting if call.deadline <= now]
+                self._waiting = [call for call in self._waiting if call.deadline > now]
                 for call in late:
                     self._fail(call, DeadlinePassed())
 
@@ -187,16 +188,19 @@ class FastLane:
                 return
             self._request_call(tag)
             call = _Call(tag, event.call, event.call_details.deadline, event.invocation_metadata)
-            self._under_way.begin()
             event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
+            self._under_way.begin()
         elif tag.answered:
             # The call is over. That a caller went away is learned here, with the answer: an event of its own would cost
             # every call, and deadlines tell the same.
-            if tag.has_place:
-                self._admission.leave()
-            self._under_way.end()
+            self._is_over(tag)
         else:
             self._received(tag, event.batch_operations[0].message())
+
+    def _is_over(self, call: _Call) -> None:
+        if call.has_place:
+            self._admission.leave()
+        self._under_way.end()
 
     def _received(self, call: _Call, message: bytes | None) -> None:
         if message is None:  # the caller went away, or sent too much
@@ -227,7 +231,11 @@ class FastLane:
                 self._methods[path].answer, [call.message for call in calls], [call.arrived for call in calls]
             )
             for call, outcome in zip(calls, outcomes, strict=True):
-                self._finish(call, outcome)
+                try:
+                    self._finish(call, outcome)
+                except Exception:  # whatever gRPC has against this call, the others get their answers
+                    log.exception("an answer could not be sent")
+                    self._is_over(call)
 
     def _finish(self, call: _Call, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
@@ -259,19 +267,20 @@ def self_test() -> None:
         Exception: of any kind, when this grpcio cannot carry the lane.
     """
 
-    def answer(messages: Sequence[Any], arrived: Sequence[float]) -> list[Any]:
-        return [QueueFull() if len(arrived) != len(messages) else message for message in messages]
+    def answer(messages: Sequence[Any], _arrived: Sequence[float]) -> list[Any]:
+        return [message if message.value else QueueFull() for message in messages]
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
     path = "/shortlist.SelfTest/Echo"
-    lane = FastLane(server, {path: Method(empty_pb2.Empty, answer)}, Admission(1, 1), CallsUnderWay())
+    lane = FastLane(server, {path: Method(BoolValue, answer)}, Admission(1, 1), CallsUnderWay())
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     lane.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            echo = channel.unary_unary(path, empty_pb2.Empty.SerializeToString, empty_pb2.Empty.FromString)
-            echo(empty_pb2.Empty(), timeout=2)
+            echo = channel.unary_unary(path, BoolValue.SerializeToString, BoolValue.FromString)
+            assert echo(BoolValue(value=True), timeout=2).value
+            assert echo.future(BoolValue(value=False), timeout=2).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     finally:
-        server.stop(None).wait()
+        server.stop(None).wait(_LAST_ANSWER_SECONDS)
         lane.close()

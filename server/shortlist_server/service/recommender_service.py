@@ -28,11 +28,13 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     Args:
         answers: reads requests and writes responses.
         admission: says when a request may be worked on.
+        streams: says whether one more stream may be open: each holds a thread, busy or not.
     """
 
-    def __init__(self, answers: Answers, admission: Admission) -> None:
+    def __init__(self, answers: Answers, admission: Admission, streams: Admission) -> None:
         self._answers = answers
         self._admission = admission
+        self._streams = streams
 
     def Recommend(
         self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext
@@ -66,8 +68,14 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         self, request_iterator: Iterator[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[recommender_pb2.StreamRecommendResponse]:
         """Answers as they are ready, those together that came together."""
-        inbox = Inbox(request_iterator, STREAMED_AT_ONCE)
-        context.add_callback(inbox.close)
+        with self._streams.turn(None):
+            inbox = Inbox(request_iterator, STREAMED_AT_ONCE)
+            context.add_callback(inbox.close)
+            yield from self._answer_stream(inbox, context)
+
+    def _answer_stream(
+        self, inbox: Inbox[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
+    ) -> Iterator[recommender_pb2.StreamRecommendResponse]:
         for entries in inbox.batches():
             try:
                 with self._admission.turn(context.time_remaining()):

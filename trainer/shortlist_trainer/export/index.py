@@ -29,7 +29,7 @@ class BuiltIndex:
 
     Attributes:
         index: the FAISS index; its i-th vector is the i-th item.
-        kind: "flat" or "flat-bf16" (exact), or the kind of a ``Candidate``.
+        kind: "flat" (exact), or the kind of a ``Candidate``.
         search_parameters: by FAISS's names; what the server shall search with.
         recalls: k to the measured share of the true best k that it returned.
         recall_queries: how many queries ``recalls`` was measured on, none of which had a say in the choice.
@@ -112,10 +112,8 @@ def build_index(
     if not small:
         exact |= {"flat-bf16": bfloat16_search(vectors), "flat-faiss": lambda asked, k: index.search(asked, k)[1]}
     curve = [exact_point(kind, truth, search, goal, vectors.nbytes) for kind, search in exact.items()]
-    # "flat-faiss" is there to compare with: a server has the vectors and scores them as "flat" by itself.
+    # The others are there to compare with: a server scores the vectors that it has as "flat", by itself and in float32.
     chosen = curve[0]
-    if not small and curve[1].recall >= goal.recall and curve[1].cost < WORTH * chosen.cost:
-        chosen = curve[1]
     search, judged = exact[chosen.kind], truth
     left_out: tuple[str, ...] = ()
     why = "the catalogue is so small that exact search is quick, and nothing else was tried"

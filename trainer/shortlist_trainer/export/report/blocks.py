@@ -70,7 +70,7 @@ def duration(seconds: float) -> str:
 
 def kind_of(index: BuiltIndex) -> str:
     """The kind of an index in words."""
-    named = {"flat": "exact search", "flat-bf16": "exact search in bfloat16"}.get(index.kind, index.kind)
+    named = "exact search" if index.kind == "flat" else index.kind
     return named if index.transform == "none" else f"{named}, {index.transform}"
 
 
