@@ -295,7 +295,7 @@ class IndexInfo(google.protobuf.message.Message):
     CURVE_FIELD_NUMBER: builtins.int
     LEFT_OUT_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"flat" and "flat-bf16" are exact; "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" and "hnsw-sq8" are
+    """"flat" is exact; "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" and "hnsw-sq8" are
     approximate. docs/model-format.md describes them.
     """
     transform: builtins.str
