@@ -147,7 +147,7 @@ class FastLane:
                 if batch:
                     with self._admission.work():
                         self._answer(batch)
-            except Exception:
+            except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
             self._busy_since = None
 
@@ -176,7 +176,7 @@ class FastLane:
                 return
             try:
                 self._handle(event)
-            except Exception:
+            except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("an event of the fast lane failed")
             # Once something is to be answered, only what is ready already.
             deadline = 0 if self._waiting else until
