@@ -22,6 +22,7 @@ from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.recommender_service import RecommenderService
+from shortlist_server.service.wire import serialized
 
 log = logging.getLogger(__name__)
 
@@ -121,8 +122,8 @@ class ServerApp:
         guard(recommender, RECOMMENDER, self._under_way)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
         self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
-        without = cast("grpc.Server", _Without(self._server, hot))
-        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, without)
+        plain = cast("grpc.Server", _PlainLane(self._server, hot))
+        recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store)
         guard(models, MODELS, self._under_way)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
@@ -184,16 +185,25 @@ class ServerApp:
             self._lane.close()
 
 
-class _Without:
-    """A server that leaves some methods to another lane: both would claim them."""
+class _PlainLane:
+    """A server as RecommenderService needs it: with methods left out, and answers that may be written already.
 
-    def __init__(self, server: grpc.Server, paths: Container[str]) -> None:
+    The other lane's methods are left out, as both lanes would claim them.
+    """
+
+    def __init__(self, server: grpc.Server, left_out: Container[str]) -> None:
         self._server = server
-        self._paths = paths
+        self._left_out = left_out
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """As ``grpc.Server`` does, for the methods that are not left out."""
-        kept = {name: handler for name, handler in handlers.items() if f"/{service}/{name}" not in self._paths}
+        """As ``grpc.Server`` does."""
+        kept = {}
+        for name, handler in handlers.items():
+            if f"/{service}/{name}" not in self._left_out:
+                make, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
+                if handler.response_streaming:
+                    make, behaviour = grpc.stream_stream_rpc_method_handler, handler.stream_stream
+                kept[name] = make(behaviour, handler.request_deserializer, serialized)
         self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, kept),))
         self._server.add_registered_method_handlers(service, kept)
 

@@ -60,19 +60,20 @@ class IdTable:
         # Different ids may share a hash, so each candidate's text is compared.
         while position < len(self._hashes) and self._hashes[position] == hashed:
             row = int(self._rows[position])
-            if self._bytes(row) == encoded:
+            if self.encoded([row]) == [encoded]:
                 return row
             position += 1
         return UNKNOWN
 
     def ids(self, rows: npt.ArrayLike) -> list[str]:
         """The external ids of rows (n,), the i-th for the i-th."""
+        return [str(one, "utf-8") for one in self.encoded(rows)]
+
+    def encoded(self, rows: npt.ArrayLike) -> list[bytes]:
+        """The external ids of rows (n,) in UTF-8, the i-th for the i-th."""
         rows = np.asarray(rows)
         begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        return [str(self._view[begin:end], "utf-8") for begin, end in zip(begins, ends, strict=True)]
-
-    def _bytes(self, row: int) -> bytes:
-        return self._text[int(self._offsets[row]) : int(self._offsets[row + 1])].tobytes()
+        return [self._view[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
 
 
 def _hash(encoded: bytes) -> int:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.exact import best_rows
+from shortlist_server.exact import Neighbours, best_rows
 from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_attributes import AllowedItems
 
@@ -31,31 +31,18 @@ class Search:
     """What to look for.
 
     Attributes:
-        query: (d,) float32.
+        vector: (d,) float32.
         k: how many items, at least 1.
         excluded: item rows to leave out, distinct.
         allowed: the only items that may come back; None for all.
         effort: of an approximate index, as a multiple of the published one.
     """
 
-    query: Float32Array
+    vector: Float32Array
     k: int
     excluded: RowArray = field(default_factory=lambda: NO_ROWS)
     allowed: AllowedItems | None = None
     effort: float = 1.0
-
-
-@dataclass(slots=True, eq=False)
-class Neighbours:
-    """Items found, best first.
-
-    Attributes:
-        rows: (n,) int64 item rows.
-        scores: (n,) float32 inner products.
-    """
-
-    rows: Int64Array
-    scores: Float32Array
 
 
 class ItemIndex:
@@ -94,7 +81,7 @@ class ItemIndex:
                 wanted = 1 << (search.k + len(search.excluded) - 1).bit_length()
                 together[wanted, search.effort, search.allowed].append(place)
         for (wanted, effort, allowed), places in together.items():
-            queries = np.stack([searches[place].query for place in places])
+            queries = np.array([searches[place].vector for place in places])
             scores, rows = self._index.search(queries, min(wanted, len(self)), effort, allowed)
             for place, its_scores, its_rows in zip(places, scores, rows, strict=True):
                 search = searches[place]
@@ -107,7 +94,7 @@ class ItemIndex:
     def _best(self, search: Search, rows: Int64Array, scores: Float32Array) -> Neighbours:
         """The first k of what the index found, which is in order where its scores are those of the vectors."""
         if self._index.rounded_scores:
-            scores = self.vectors(rows) @ search.query
+            scores = self.vectors(rows) @ search.vector
             order = np.argsort(-scores, kind="stable")
             rows, scores = rows[order], scores[order]
         return Neighbours(rows[: search.k], scores[: search.k])
@@ -124,7 +111,7 @@ class ItemIndex:
             if found[place] is None:
                 together[search.allowed].append(place)
         for allowed, places in together.items():
-            queries = np.stack([searches[place].query for place in places])
+            queries = np.array([searches[place].vector for place in places])
             ks = [searches[place].k for place in places]
             excluded = [searches[place].excluded for place in places]
             if allowed is None or allowed.share >= _RESTRICTIVE:
@@ -134,6 +121,6 @@ class ItemIndex:
                 table = self._vectors[allowed.rows]
                 scale = None if self._scale is None else self._scale[allowed.rows]
                 ranked = best_rows(table, scale, queries, ks, [allowed.places(rows) for rows in excluded])
-                ranked = [(allowed.rows[rows], scores) for rows, scores in ranked]
-            for place, (rows, scores) in zip(places, ranked, strict=True):
-                found[place] = Neighbours(rows, scores)
+                ranked = [Neighbours(allowed.rows[rows], scores) for rows, scores in ranked]
+            for place, neighbours in zip(places, ranked, strict=True):
+                found[place] = neighbours

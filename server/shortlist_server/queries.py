@@ -1,7 +1,7 @@
 """What can be asked of a model, and what it answers.
 
-Nothing here is changed once it is made. What is made for every request is not frozen all the same: setting a field of a
-frozen dataclass takes several times as long.
+Nothing here is changed once it has been passed on. What is made for every request is not frozen all the same: setting a
+field of a frozen dataclass takes several times as long.
 """
 
 from collections.abc import Sequence

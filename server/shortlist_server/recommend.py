@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ from shortlist_server.errors import (
     UserNotFound,
     shown,
 )
+from shortlist_server.exact import Neighbours
 from shortlist_server.fold_in import FoldIn
 from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import AllowedItems, ItemAttributes
@@ -50,26 +51,20 @@ _DEEPER = 4
 
 
 @dataclass(slots=True, eq=False)
-class _Plan:
-    """A query whose ids and filters are resolved.
+class _Plan(Search):
+    """A search on behalf of a query.
 
     Attributes:
         query: what is asked.
-        source: where the answer comes from.
-        excluded: (n,) item rows to leave out.
-        allowed: the items that pass the filter; None for all.
+        source: what the vector was made of.
         user: the user's row, ``UNKNOWN`` for a history.
-        vector: (d,) float32 to search with; None where the answer is a fallback.
         bias: added to every score.
         unknown_history_items: ids of the history that the model does not know.
     """
 
-    query: RecommendQuery
-    source: Source
-    excluded: RowArray
-    allowed: AllowedItems | None
+    query: RecommendQuery = field(kw_only=True)
+    source: Source = field(kw_only=True)
     user: int = UNKNOWN
-    vector: Float32Array | None = None
     bias: float = 0.0
     unknown_history_items: int = 0
 
@@ -117,14 +112,16 @@ class Recommender:
         answers: list[Recommendation | QueryError | None] = [None] * len(queries)
         plans: dict[int, _Plan] = {}
         users = self.user_ids.rows([query.user if isinstance(query.user, str) else "" for query in queries])
-        vectors = self.users.gather(users.clip(0))  # one trip to the GPU for all
-        for place, (query, user, vector) in enumerate(zip(queries, users.tolist(), vectors, strict=True)):
+        some_row = users.clip(0)  # what is looked up for unknown users is not used
+        vectors = self.users.gather(some_row)  # one trip to the GPU for all
+        known = zip(users.tolist(), vectors, self.seen.of_each(some_row), strict=True)
+        for place, (query, (user, vector, seen)) in enumerate(zip(queries, known, strict=True)):
             try:
-                plan = self._plan(query, user, vector)
-                if plan.vector is None:
-                    answers[place] = self._fall_back(plan)
-                else:
+                plan = self._plan(query, user, vector, seen)
+                if isinstance(plan, _Plan):
                     plans[place] = plan
+                else:
+                    answers[place] = plan
             except QueryError as error:
                 answers[place] = error
         depth = 1
@@ -135,7 +132,8 @@ class Recommender:
             depth *= _DEEPER
         return [answer for answer in answers if answer is not None]
 
-    def _plan(self, query: RecommendQuery, user: int, vector: Float32Array) -> _Plan:
+    def _plan(self, query: RecommendQuery, user: int, vector: Float32Array, seen: RowArray) -> _Plan | Recommendation:
+        """What to search for, or what is answered without a search."""
         allowed = None if query.filter is None else self.attributes.allowed(query.filter)
         if query.diversity is not None:
             self.attributes.check_name("diversity.attribute", query.diversity.attribute)
@@ -144,20 +142,20 @@ class Recommender:
         excluded: RowArray = self._known_rows(query.exclude_item_ids) if query.exclude_item_ids else NO_ROWS
         if isinstance(query.user, History):
             return self._plan_history(query, query.user, excluded, allowed)
-        seen = NO_ROWS if user == UNKNOWN else self.seen.of(user)
         # The vector of a user without interactions was never learned.
-        if query.fallback is not Fallback.NONE and len(seen) == 0:
-            source = Source.POPULAR if query.fallback is Fallback.POPULAR else Source.CLUSTER
-            return _Plan(query, source, excluded, allowed)
+        if query.fallback is not Fallback.NONE and (user == UNKNOWN or len(seen) == 0):
+            return self._fall_back(query, excluded, allowed)
         if user == UNKNOWN:
             raise UserNotFound(query.user)
         if query.exclude_seen:
             excluded = np.union1d(seen, excluded) if len(excluded) else seen
-        return _Plan(query, Source.PERSONALIZED, excluded, allowed, user, vector, self.users.bias(user))
+        source, bias = Source.PERSONALIZED, self.users.bias(user)
+        k = _candidates(query)
+        return _Plan(vector, k, excluded, allowed, query.effort, user, bias, query=query, source=source)
 
     def _plan_history(
         self, query: RecommendQuery, history: History, excluded: RowArray, allowed: AllowedItems | None
-    ) -> _Plan:
+    ) -> _Plan | Recommendation:
         rows = self.item_ids.rows(history.item_ids)
         unknown = int(np.count_nonzero(rows == UNKNOWN))
         # Of an item that comes twice the last one counts.
@@ -165,8 +163,7 @@ class Recommender:
         if not last_place:
             if query.fallback is Fallback.NONE:
                 raise ItemNotFound(history.item_ids[0])
-            source = Source.POPULAR if query.fallback is Fallback.POPULAR else Source.CLUSTER
-            return _Plan(query, source, excluded, allowed, unknown_history_items=unknown)
+            return self._fall_back(query, excluded, allowed, unknown)
         known = np.fromiter(last_place, dtype=np.int64, count=len(last_place))
         weights = None
         if history.weights is not None:
@@ -174,52 +171,52 @@ class Recommender:
         vector, bias = self.fold_in.vector(known, weights)
         if query.exclude_seen:
             excluded = np.union1d(known, excluded)
-        return _Plan(query, Source.FOLDED_IN, excluded, allowed, UNKNOWN, vector, bias, unknown)
+        source, k = Source.FOLDED_IN, _candidates(query)
+        return _Plan(vector, k, excluded, allowed, query.effort, UNKNOWN, bias, unknown, query=query, source=source)
 
     def _attempt(self, plans: Mapping[int, _Plan], depth: int) -> list[tuple[int, Recommendation]]:
         """The answers to those plans for which ``depth`` times as many candidates as need be are enough."""
-        candidates = [_candidates(plan.query) * depth for plan in plans.values()]
-        searches = [
-            Search(plan.vector, min(count, len(self.items)), plan.excluded, plan.allowed, plan.query.effort)
-            for plan, count in zip(plans.values(), candidates, strict=True)
-            if plan.vector is not None
-        ]
-        found = self.items.search(searches)
-        rankings = [
-            Ranking(neighbours.rows, neighbours.scores + np.float32(plan.bias + self.score_constant))
-            for plan, neighbours in zip(plans.values(), found, strict=True)
-        ]
-        self._rerank(list(plans.values()), rankings)
+        for plan in plans.values() if depth > 1 else ():
+            plan.k = _candidates(plan.query) * depth
+        found = self.items.search([*plans.values()])
+        for turn, plan in enumerate(plans.values()):
+            if offset := plan.bias + self.score_constant:
+                found[turn] = Neighbours(found[turn].rows, found[turn].scores + np.float32(offset))
+        self._rerank([*plans.values()], found)
         answers = []
-        for (place, plan), ranking, count in zip(plans.items(), rankings, candidates, strict=True):
-            answer = self._page(plan, ranking, everything=len(ranking.rows) < count)
+        for (place, plan), (rows, scores) in zip(plans.items(), found, strict=True):
+            answer = self._page(plan.query, plan.source, rows, scores, everything=len(rows) < plan.k)
             if answer is not None:
+                answer.unknown_history_items = plan.unknown_history_items
                 answers.append((place, answer))
         return answers
 
-    def _rerank(self, plans: Sequence[_Plan], rankings: list[Ranking]) -> None:
+    def _rerank(self, plans: Sequence[_Plan], found: list[Neighbours]) -> None:
         """Puts the network's order in place of the vectors' where that is asked for: all in one batch."""
-        places = [place for place, plan in enumerate(plans) if plan.query.rerank and len(rankings[place].rows)]
+        places = [place for place, plan in enumerate(plans) if plan.query.rerank and len(found[place].rows)]
         if not places or self.ranker is None:
             return
         users = np.array([plans[place].user for place in places])
-        items = np.full((len(places), max(len(rankings[place].rows) for place in places)), -1, dtype=np.int64)
+        items = np.full((len(places), max(len(found[place].rows) for place in places)), -1, dtype=np.int64)
         for row, place in zip(items, places, strict=True):
-            row[: len(rankings[place].rows)] = rankings[place].rows
+            row[: len(found[place].rows)] = found[place].rows
         for place, scores in zip(places, self.ranker.score(users, items), strict=True):
-            rows = rankings[place].rows
+            rows = found[place].rows
             order = np.argsort(-scores[: len(rows)], kind="stable")
-            rankings[place] = Ranking(rows[order], scores[order])
+            found[place] = Neighbours(rows[order], scores[order])
 
-    def _page(self, plan: _Plan, ranking: Ranking, *, everything: bool) -> Recommendation | None:
+    def _page(
+        self, query: RecommendQuery, source: Source, rows: Int64Array, scores: Float32Array, *, everything: bool
+    ) -> Recommendation | None:
         """The part of a ranking that is asked for; None if it takes more candidates.
 
         Args:
-            plan: whose query is asked.
-            ranking: the candidates.
+            query: what is asked.
+            source: where the ranking comes from.
+            rows: (n,) the candidates, best first.
+            scores: (n,) float32.
             everything: there are no other candidates.
         """
-        query, rows, scores = plan.query, ranking.rows, ranking.scores
         end = query.offset + query.k
         shortfall = Shortfall.CATALOGUE_EXHAUSTED if query.filter is None else Shortfall.FILTER
         if query.min_score is not None:
@@ -233,13 +230,8 @@ class Recommender:
             rows, scores = rows[spread], scores[spread]
         if len(rows) < end and not everything:
             return None
-        return Recommendation(
-            rows[query.offset : end],
-            scores[query.offset : min(end, len(rows))],
-            plan.source,
-            plan.unknown_history_items,
-            shortfall=None if len(rows) >= end else shortfall,
-        )
+        page = slice(query.offset, min(end, len(rows)))
+        return Recommendation(rows[page], scores[page], source, shortfall=None if len(rows) >= end else shortfall)
 
     def _spread(self, rows: Int64Array, attribute: str, at_most: int, wanted: int) -> list[int]:
         """The places of the first ``wanted`` rows of which no more than ``at_most`` share a value of an attribute."""
@@ -268,9 +260,7 @@ class Recommender:
                 answers[place] = error
         for (place, search), found in zip(searches.items(), self.neighbours.search([*searches.values()]), strict=True):
             shortfall = Shortfall.CATALOGUE_EXHAUSTED if search.allowed is None else Shortfall.FILTER
-            answers[place] = Ranking(
-                found.rows, found.scores, shortfall=None if len(found.rows) == queries[place].k else shortfall
-            )
+            answers[place] = Ranking(*found, shortfall=None if len(found.rows) == queries[place].k else shortfall)
         return [answer for answer in answers if answer is not None]
 
     def _similarity(self, query: SimilarItemsQuery) -> Search:
@@ -357,20 +347,24 @@ class Recommender:
             raise UserNotFound(member_id) if kind is ClusterKind.USER else ItemNotFound(member_id)
         return row
 
-    def _fall_back(self, plan: _Plan) -> Recommendation:
-        if plan.source is Source.CLUSTER:
-            clusters = self._clusters(ClusterKind.USER)
-            rows, scores = clusters.top(clusters.largest, len(self.items), plan.excluded)
+    def _fall_back(
+        self, query: RecommendQuery, excluded: RowArray, allowed: AllowedItems | None, unknown_history_items: int = 0
+    ) -> Recommendation:
+        if query.fallback is Fallback.CLUSTER:
+            source, clusters = Source.CLUSTER, self._clusters(ClusterKind.USER)
+            rows, scores = clusters.top(clusters.largest, len(self.items), excluded)
         else:
-            rows = self.popular[~np.isin(self.popular, plan.excluded)] if len(plan.excluded) else self.popular
+            source = Source.POPULAR
+            rows = self.popular[~np.isin(self.popular, excluded)] if len(excluded) else self.popular
             scores = self.popularity[rows].astype(np.float32)
-        if plan.allowed is not None:
-            kept = plan.allowed.mask[rows]
+        if allowed is not None:
+            kept = allowed.mask[rows]
             rows, scores = rows[kept], scores[kept]
-        answer = self._page(plan, Ranking(rows, scores), everything=True)
+        answer = self._page(query, source, rows, scores, everything=True)
         assert answer is not None
-        if answer.shortfall is Shortfall.CATALOGUE_EXHAUSTED and plan.source is Source.CLUSTER:
-            return replace(answer, shortfall=Shortfall.SUPPORT)
+        answer.unknown_history_items = unknown_history_items
+        if answer.shortfall is Shortfall.CATALOGUE_EXHAUSTED and source is Source.CLUSTER:
+            answer.shortfall = Shortfall.SUPPORT
         return answer
 
     def _known_rows(self, item_ids: Sequence[str]) -> Int64Array:

@@ -28,7 +28,8 @@ from shortlist_client import (
     UserNotFound,
 )
 from shortlist_server.admission import Admission
-from shortlist_server.item_index import ItemIndex, Neighbours, Search
+from shortlist_server.exact import Neighbours
+from shortlist_server.item_index import ItemIndex, Search
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
 from tests.running import HeldSearch, serving

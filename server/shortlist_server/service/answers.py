@@ -1,11 +1,11 @@
 """From request messages to response messages, many at a time, whichever way they came in."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
+from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
 import numpy as np
-from google.protobuf.message import Message
 
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import QueryError
@@ -14,14 +14,13 @@ from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
 from shortlist_server.queries import Cluster, ClusterKind, Ranking, Recommendation, Shortfall, Source
 from shortlist_server.recommend import Recommender
-from shortlist_server.service import requests
+from shortlist_server.service import requests, wire
 
 Q = TypeVar("Q")
-_Items = list[dict[str, Any]]
-Outcome = Message | Exception
-"""An answer, or why there is none."""
+Outcome = bytes | Exception
+"""A written answer, or why there is none."""
 
-Answer = Callable[[Sequence[Any], Sequence[float]], list[Any]]
+Answer = Callable[[Sequence[Any], Sequence[float]], Sequence[Outcome]]
 """Request messages and when each came, by ``time.perf_counter``, to their outcomes, the i-th for the i-th."""
 
 _SOURCES = {
@@ -43,6 +42,8 @@ _CLUSTER_KINDS = {
     ClusterKind.ITEM: recommender_pb2.CLUSTER_KIND_ITEM,
 }
 
+_ITEMS = recommender_pb2.RecommendResponse.ITEMS_FIELD_NUMBER  # and of SimilarItemsResponse
+
 
 class Answers:
     """Answers from the models of a store; safe to be asked by several threads.
@@ -56,51 +57,43 @@ class Answers:
 
     def recommend(
         self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]
-    ) -> list[recommender_pb2.RecommendResponse | QueryError]:
-        """The best items for each user."""
-        started = time.perf_counter()
+    ) -> list[bytes | QueryError]:
+        """The best items for each user: RecommendResponses."""
 
-        def write(version: int, found: Recommendation, items: _Items, came: float) -> recommender_pb2.RecommendResponse:
-            return recommender_pb2.RecommendResponse(
-                items=items,  # type: ignore[arg-type]  # dicts are taken as well, at half the time
-                model_version=version,
-                source=_SOURCES[found.source],
-                shortfall_reason=_SHORTFALLS[found.shortfall],
-                unknown_history_items=found.unknown_history_items,
-                timing=_timing(came, started),
-            )
+        def describe(response: recommender_pb2.RecommendResponse, found: Recommendation) -> None:
+            response.source = _SOURCES[found.source]
+            response.shortfall_reason = _SHORTFALLS[found.shortfall]
+            response.unknown_history_items = found.unknown_history_items
 
-        return self._together(messages, arrived, requests.recommend_query, lambda model: model.recommend, write)
+        response = recommender_pb2.RecommendResponse()
+        return self._together(messages, arrived, requests.recommend_query, Recommender.recommend, response, describe)
 
     def similar_items(
         self, messages: Sequence[recommender_pb2.SimilarItemsRequest], arrived: Sequence[float]
-    ) -> list[recommender_pb2.SimilarItemsResponse | QueryError]:
-        """The items nearest to each request's items."""
-        started = time.perf_counter()
+    ) -> list[bytes | QueryError]:
+        """The items nearest to each request's items: SimilarItemsResponses."""
 
-        def write(version: int, found: Ranking, items: _Items, came: float) -> recommender_pb2.SimilarItemsResponse:
-            return recommender_pb2.SimilarItemsResponse(
-                items=items,  # type: ignore[arg-type]  # dicts are taken as well, at half the time
-                model_version=version,
-                shortfall_reason=_SHORTFALLS[found.shortfall],
-                timing=_timing(came, started),
-            )
+        def describe(response: recommender_pb2.SimilarItemsResponse, found: Ranking) -> None:
+            response.shortfall_reason = _SHORTFALLS[found.shortfall]
 
-        return self._together(messages, arrived, requests.similar_items_query, lambda model: model.similar_items, write)
+        response = recommender_pb2.SimilarItemsResponse()
+        read, method = requests.similar_items_query, Recommender.similar_items
+        return self._together(messages, arrived, read, method, response, describe)
 
     def score(
         self,
         messages: Sequence[recommender_pb2.ScoreRequest],
         arrived: Sequence[float],  # noqa: ARG002 # its answer has no timing
-    ) -> list[recommender_pb2.ScoreResponse | QueryError]:
-        """The model's predictions for each user and the items beside it."""
-        answers: list[recommender_pb2.ScoreResponse | QueryError] = []
+    ) -> list[bytes | QueryError]:
+        """The model's predictions for each user and the items beside it: ScoreResponses."""
+        answers: list[bytes | QueryError] = []
         for message in messages:
             try:
                 requests.check_score_request(message)
                 model = self.model(message.model)
                 scores = model.recommender.score(message.user_id, message.item_ids)
-                answers.append(recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version))
+                response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
+                answers.append(response.SerializeToString())
             except QueryError as error:
                 answers.append(error)
         return answers
@@ -119,16 +112,27 @@ class Answers:
         messages: Sequence[Any],
         arrived: Sequence[float],
         read: Callable[[Any], Q],
-        method: Callable[[Recommender], Callable[[Sequence[Q]], Sequence[Any]]],
-        write: Callable[[int, Any, "_Items", float], Any],
-    ) -> list[Any]:
-        """Asks each model once, for all requests that it is to answer."""
-        answers: list[Any] = [None] * len(messages)
+        method: Callable[[Recommender, Sequence[Q]], Sequence[Any]],
+        response: Any,
+        describe: Callable[[Any, Any], None],
+    ) -> list[bytes | QueryError]:
+        """Asks each model once, for all requests that it is to answer.
+
+        Args:
+            messages: the requests.
+            arrived: when each came.
+            read: from a request to a query.
+            method: from queries to rankings.
+            response: a message, written again and again, with everything but the items.
+            describe: sets in it what is said of a ranking.
+        """
+        started = time.perf_counter()
+        answers: list[bytes | QueryError] = [b""] * len(messages)
         by_version: dict[int, tuple[LoadedModel, list[tuple[int, Q, list[str]]]]] = {}
         for place, message in enumerate(messages):
             try:
                 query = read(message)
-                model = self.model(message.model) if message.HasField("model") else self._store.select()
+                model = self.model(message.model) if message.HasField("model") else self._store.default()
                 names = []
                 if message.attributes:
                     names = requests.attribute_names(message.attributes, model.recommender.attributes.names)
@@ -137,16 +141,24 @@ class Answers:
             else:
                 by_version.setdefault(model.version, (model, []))[1].append((place, query, names))
         for model, entries in by_version.values():
-            all_found = method(model.recommender)([query for _, query, _ in entries])
-            rankings = [(found, names) for found, (_, _, names) in zip(all_found, entries, strict=True)]
-            written = _items_of(model.recommender, [pair for pair in rankings if not isinstance(pair[0], QueryError)])
-            for (place, _, _), found in zip(entries, all_found, strict=True):
-                is_error = isinstance(found, QueryError)
-                answers[place] = found if is_error else write(model.version, found, next(written), arrived[place])
+            rankings = method(model.recommender, [query for _, query, _ in entries])
+            found = []
+            for (place, _, names), ranking in zip(entries, rankings, strict=True):
+                if isinstance(ranking, QueryError):
+                    answers[place] = ranking
+                else:
+                    found.append((place, ranking, names))
+            items = _items(_ITEMS, model.recommender, [(ranking, names) for _, ranking, names in found])
+            response.model_version = model.version
+            response.timing.computed_micros = int((time.perf_counter() - started) * 1e6)
+            for (place, ranking, _), its_items in zip(found, items, strict=True):
+                describe(response, ranking)
+                response.timing.queued_micros = int((started - arrived[place]) * 1e6)
+                answers[place] = its_items + response.SerializeToString()
         return answers
 
 
-def answer_each(answer: Answer, messages: Sequence[Any], arrived: Sequence[float]) -> list[Outcome]:
+def answer_each(answer: Answer, messages: Sequence[Any], arrived: Sequence[float]) -> Sequence[Outcome]:
     """The outcomes of requests; one that fails in a way nobody foresaw fails alone."""
     try:
         return answer(messages, arrived)
@@ -156,26 +168,31 @@ def answer_each(answer: Answer, messages: Sequence[Any], arrived: Sequence[float
         return [answer_each(answer, [message], [came])[0] for message, came in zip(messages, arrived, strict=True)]
 
 
-def _items_of(recommender: Recommender, rankings: Sequence[tuple[Ranking, Sequence[str]]]) -> Iterator["_Items"]:
-    """The items of each ranking, in its order, with the attributes named beside it: the fields of ScoredItem."""
+def _items(number: int, recommender: Recommender, rankings: Sequence[tuple[Ranking, Sequence[str]]]) -> list[bytes]:
+    """The items of each ranking, with the attributes named beside it, written as a repeated field."""
     if not rankings:
-        return
-    # The ids of all are looked up at once.
-    ids = recommender.item_ids.ids(np.concatenate([ranking.rows for ranking, _ in rankings]))
-    end = 0
-    for ranking, names in rankings:
-        begin, end = end, end + len(ranking.rows)
-        scores = ranking.scores.tolist()
-        items: _Items = [
-            {"item_id": item_id, "score": score} for item_id, score in zip(ids[begin:end], scores, strict=True)
-        ]
-        for item in items if names else ():
-            item["attributes"] = {}
-        for name in names:
-            for item, value in zip(items, recommender.attributes.values(name, ranking.rows), strict=True):
-                if value is not None:
-                    item["attributes"][name] = _attribute(value)
-        yield items
+        return []
+    # Those of all are written at once.
+    ids = recommender.item_ids.encoded(np.concatenate([ranking.rows for ranking, _ in rankings]))
+    scores = np.concatenate([ranking.scores for ranking, _ in rankings])
+    attributes = None
+    if any(names for _, names in rankings):
+        attributes = [written for ranking, names in rankings for written in _attributes(recommender, ranking, names)]
+    items = wire.scored_items(number, ids, scores, attributes)
+    ends = list(accumulate(len(ranking.rows) for ranking, _ in rankings))
+    return [b"".join(items[begin:end]) for begin, end in pairwise([0, *ends])]
+
+
+def _attributes(recommender: Recommender, ranking: Ranking, names: Sequence[str]) -> list[bytes]:
+    """The attributes of each item, written as those of a ScoredItem."""
+    if not names:
+        return [b""] * len(ranking.rows)
+    columns = [recommender.attributes.values(name, ranking.rows) for name in names]
+    written = []
+    for values in zip(*columns, strict=True):
+        given = {name: _attribute(value) for name, value in zip(names, values, strict=True) if value is not None}
+        written.append(recommender_pb2.ScoredItem(attributes=given).SerializeToString())
+    return written
 
 
 def _attribute(value: Value) -> common_pb2.AttributeValue:
@@ -196,15 +213,8 @@ def cluster_message(
     recommender: Recommender, cluster: Cluster, attribute_names: Sequence[str]
 ) -> recommender_pb2.Cluster:
     """A cluster as a message."""
-    return recommender_pb2.Cluster(
-        kind=_CLUSTER_KINDS[cluster.kind],
-        label=cluster.label,
-        size=cluster.size,
-        top_items=next(_items_of(recommender, [(cluster.top, attribute_names)])),  # type: ignore[arg-type]  # dicts
-    )
-
-
-def _timing(came: float, started: float) -> Any:
-    """The fields of Timing."""
-    now = time.perf_counter()
-    return {"queued_micros": int((started - came) * 1e6), "computed_micros": int((now - started) * 1e6)}
+    kind = _CLUSTER_KINDS[cluster.kind]
+    message = recommender_pb2.Cluster(kind=kind, label=cluster.label, size=cluster.size)
+    (top_items,) = _items(recommender_pb2.Cluster.TOP_ITEMS_FIELD_NUMBER, recommender, [(cluster.top, attribute_names)])
+    message.MergeFromString(top_items)
+    return message

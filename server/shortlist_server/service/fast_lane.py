@@ -241,7 +241,7 @@ class FastLane:
         if isinstance(outcome, Exception):
             self._fail(call, outcome)
         else:
-            self._send(call, outcome.SerializeToString(), 0, b"")
+            self._send(call, outcome, 0, b"")
 
     def _fail(self, call: _Call, error: Exception) -> None:
         status = to_grpc(failure(error, call.path.rpartition("/")[2], call.metadata))
@@ -268,7 +268,7 @@ def self_test() -> None:
     """
 
     def answer(messages: Sequence[Any], _arrived: Sequence[float]) -> list[Any]:
-        return [message if message.value else QueueFull() for message in messages]
+        return [message.SerializeToString() if message.value else QueueFull() for message in messages]
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
     path = "/shortlist.SelfTest/Echo"

@@ -1,25 +1,31 @@
 """RecommenderService as an ordinary servicer: one request at a time, or many in one message or stream."""
 
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import grpc
 
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
 from shortlist_server.errors import QueryError
-from shortlist_server.service import requests
-from shortlist_server.service.answers import Answers, answer_each, cluster_message
+from shortlist_server.service import requests, wire
+from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
 from shortlist_server.service.guard import failure
 from shortlist_server.service.inbox import Inbox
 
-M = TypeVar("M")
-N = TypeVar("N")
+_RESPONSE = recommender_pb2.RecommendOutcome.RESPONSE_FIELD_NUMBER
+_OUTCOMES = recommender_pb2.BatchRecommendResponse.OUTCOMES_FIELD_NUMBER
+_REQUEST_ID = recommender_pb2.StreamRecommendResponse.REQUEST_ID_FIELD_NUMBER
+_OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
 
 STREAMED_AT_ONCE = 64
 """So many requests of a stream are answered together, and so many more are read ahead; the caller's are held back by
 gRPC's flow control."""
+
+
+Written = Any
+"""A response in bytes, for a server that does not serialize these again. Generated types know messages alone."""
 
 
 class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
@@ -36,37 +42,29 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         self._admission = admission
         self._streams = streams
 
-    def Recommend(
-        self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext
-    ) -> recommender_pb2.RecommendResponse:
+    def Recommend(self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext) -> Written:
         """The best items for a user."""
         return self._one(self._answers.recommend, request, context)
 
-    def SimilarItems(
-        self, request: recommender_pb2.SimilarItemsRequest, context: grpc.ServicerContext
-    ) -> recommender_pb2.SimilarItemsResponse:
+    def SimilarItems(self, request: recommender_pb2.SimilarItemsRequest, context: grpc.ServicerContext) -> Written:
         """The items nearest to the request's items."""
         return self._one(self._answers.similar_items, request, context)
 
-    def Score(
-        self, request: recommender_pb2.ScoreRequest, context: grpc.ServicerContext
-    ) -> recommender_pb2.ScoreResponse:
+    def Score(self, request: recommender_pb2.ScoreRequest, context: grpc.ServicerContext) -> Written:
         """The model's prediction for a user and each item."""
         return self._one(self._answers.score, request, context)
 
-    def BatchRecommend(
-        self, request: recommender_pb2.BatchRecommendRequest, context: grpc.ServicerContext
-    ) -> recommender_pb2.BatchRecommendResponse:
+    def BatchRecommend(self, request: recommender_pb2.BatchRecommendRequest, context: grpc.ServicerContext) -> Written:
         """The best items for many users."""
         requests.check_batch(request)
         arrived = time.perf_counter()
         with self._admission.turn(context.time_remaining()):
             outcomes = self._outcomes(request.requests, [arrived] * len(request.requests))
-        return recommender_pb2.BatchRecommendResponse(outcomes=outcomes)
+        return b"".join([wire.field(_OUTCOMES, outcome) for outcome in outcomes])
 
     def StreamRecommend(
         self, request_iterator: Iterator[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
-    ) -> Iterator[recommender_pb2.StreamRecommendResponse]:
+    ) -> Iterator[Written]:
         """Answers as they are ready, those together that came together."""
         with self._streams.turn(None):
             inbox = Inbox(request_iterator, STREAMED_AT_ONCE)
@@ -75,15 +73,15 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
 
     def _answer_stream(
         self, inbox: Inbox[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
-    ) -> Iterator[recommender_pb2.StreamRecommendResponse]:
+    ) -> Iterator[bytes]:
         for entries in inbox.batches():
             try:
                 with self._admission.turn(context.time_remaining()):
                     outcomes = self._outcomes([entry.request for entry, _ in entries], [came for _, came in entries])
             except QueryError as error:  # too many are waiting
-                outcomes = [recommender_pb2.RecommendOutcome(error=failure(error, "StreamRecommend"))] * len(entries)
+                outcomes = [_outcome(error, "StreamRecommend")] * len(entries)
             for (entry, _), outcome in zip(entries, outcomes, strict=True):
-                yield recommender_pb2.StreamRecommendResponse(request_id=entry.request_id, outcome=outcome)
+                yield wire.field(_REQUEST_ID, entry.request_id.encode()) + wire.field(_OUTCOME, outcome)
 
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext
@@ -111,27 +109,20 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                 model_version=model.version,
             )
 
-    def _one(
-        self,
-        answer: Callable[[Sequence[M], Sequence[float]], list[N | QueryError]],
-        request: M,
-        context: grpc.ServicerContext,
-    ) -> N:
+    def _one(self, answer: Answer, request: Any, context: grpc.ServicerContext) -> bytes:
         arrived = time.perf_counter()
         with self._admission.turn(context.time_remaining()):
             (outcome,) = answer([request], [arrived])
-        if isinstance(outcome, QueryError):
+        if isinstance(outcome, Exception):
             raise outcome
         return outcome
 
-    def _outcomes(
-        self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]
-    ) -> list[recommender_pb2.RecommendOutcome]:
-        outcomes = []
-        for outcome in answer_each(self._answers.recommend, messages, arrived):
-            if isinstance(outcome, Exception):
-                outcomes.append(recommender_pb2.RecommendOutcome(error=failure(outcome, "Recommend")))
-            else:
-                assert isinstance(outcome, recommender_pb2.RecommendResponse)
-                outcomes.append(recommender_pb2.RecommendOutcome(response=outcome))
-        return outcomes
+    def _outcomes(self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]) -> list[bytes]:
+        return [_outcome(outcome, "Recommend") for outcome in answer_each(self._answers.recommend, messages, arrived)]
+
+
+def _outcome(outcome: Outcome, what: str) -> bytes:
+    """A RecommendOutcome."""
+    if isinstance(outcome, Exception):
+        return recommender_pb2.RecommendOutcome(error=failure(outcome, what)).SerializeToString()
+    return wire.field(_RESPONSE, outcome)
