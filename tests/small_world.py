@@ -14,7 +14,7 @@ from shortlist_trainer.data.dataset import Dataset, build_dataset
 from shortlist_trainer.data.rows import Rows
 from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.clusters import build_clusters
-from shortlist_trainer.export.folder import Export, build_indexes, write_folder
+from shortlist_trainer.export.folder import Export, build_indexes, seen_items, write_folder
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import TrainingRun
 from shortlist_trainer.models.base import Embeddings, FoldIn, Ranker
@@ -171,7 +171,8 @@ def publish_embeddings(
     fold_in: FoldIn | None = None,
 ) -> Path:
     """Publishes embeddings as they are; returns the version's folder. A report takes longer than all the rest."""
-    items, neighbours = build_indexes(embeddings, seed=0)
+    seen = seen_items(dataset.interactions.user_offsets(), dataset.interactions.items)
+    items, neighbours = build_indexes(embeddings, seen, seed=0)
     export = Export(
         model_name=name,
         hyperparameters={},

@@ -15,7 +15,7 @@ from shortlist_trainer.errors import ConfigError
 from shortlist_trainer.evaluation.protocols import HEADLINES, PROTOCOLS, EvaluationResult, evaluate, headline
 from shortlist_trainer.export.attributes import attribute_table
 from shortlist_trainer.export.clusters import build_clusters, check_cluster_counts
-from shortlist_trainer.export.folder import Export, build_indexes, write_folder
+from shortlist_trainer.export.folder import Export, build_indexes, seen_items, write_folder
 from shortlist_trainer.export.index import IndexGoal
 from shortlist_trainer.export.publish import publish
 from shortlist_trainer.models import (
@@ -117,9 +117,10 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
             model, refit = on_all.model, True
     _say("building and measuring the indexes")
     embeddings = model.embeddings()
-    items, neighbours = build_indexes(embeddings, job.seed, job.index_goal, _say)
     # What was held out and never trained on is neither seen nor counted.
     published = dataset if refit else replace(dataset, interactions=split.train, given_split=None)
+    seen = seen_items(published.interactions.user_offsets(), published.interactions.items)
+    items, neighbours = build_indexes(embeddings, seen, job.seed, job.index_goal, _say)
     _say("grouping users and items into clusters")
     clusters = build_clusters(embeddings, published.interactions, job.user_clusters, job.item_clusters, job.seed)
     export = Export(

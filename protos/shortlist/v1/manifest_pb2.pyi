@@ -310,7 +310,9 @@ class IndexInfo(google.protobuf.message.Message):
 
     @property
     def recalls(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___MeasuredRecall]:
-        """Against exact search, on real query vectors that had no say in the choice of the index."""
+        """Against exact search, on real query vectors that had no say in the choice of the index, asked as servers ask:
+        users without the items they have seen, items without themselves. Older trainers left nothing out for users.
+        """
 
     @property
     def goal(self) -> global___IndexGoal:

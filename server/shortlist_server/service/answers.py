@@ -132,7 +132,7 @@ class Answers:
         for place, message in enumerate(messages):
             try:
                 query = read(message)
-                model = self.model(message.model) if message.HasField("model") else self._store.default()
+                model = self.model(message.model) if message.HasField("model") else self._store.select()
                 names = []
                 if message.attributes:
                     names = requests.attribute_names(message.attributes, model.recommender.attributes.names)

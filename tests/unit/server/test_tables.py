@@ -8,6 +8,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
+import torch
 from safetensors.numpy import save_file
 
 from shortlist_server.errors import BadModel
@@ -15,7 +16,7 @@ from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.model.tensors import map_tensors
 from shortlist_server.seen_items import SeenItems
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.user_embeddings import UserEmbeddings, gather_on_device
 from shortlist_trainer.export.id_table import id_table
 
 IDS = ["1", "01", "ann", "été", "x" * 512, "a\x00b", "電影"]
@@ -62,6 +63,11 @@ def test_embeddings_are_gathered_in_order_as_float32(dtype: type[np.floating]) -
     assert gathered.dtype == np.float32
     assert gathered.tolist() == [[9, 10, 11], [0, 1, 2], [9, 10, 11]]
     assert (users.bias(0), users.bias(3)) == (0.5, 2.0)
+    as_on_a_gpu = gather_on_device(
+        torch.arange(12).reshape(4, 3).to(getattr(torch, dtype.__name__)), np.array([3, 0, 3])
+    )
+    assert as_on_a_gpu.dtype == np.float32
+    assert as_on_a_gpu.tolist() == gathered.tolist()
 
 
 def test_attributes_come_in_the_order_of_the_rows_with_none_where_they_are_missing() -> None:

@@ -16,7 +16,7 @@ import pytest
 from shortlist_trainer.data.dataset import Dataset
 from shortlist_trainer.data.statistics import statistics_of
 from shortlist_trainer.evaluation.protocols import EvaluationResult
-from shortlist_trainer.export.folder import build_indexes
+from shortlist_trainer.export.folder import build_indexes, seen_items
 from shortlist_trainer.export.index import BuiltIndex
 from shortlist_trainer.export.report import (
     ClustersShown,
@@ -55,7 +55,8 @@ HISTORY = TrainingHistory(
 
 
 def content_of(dataset: Dataset, embeddings: Embeddings, **changes: Any) -> ReportContent:
-    items, neighbours = build_indexes(embeddings, seed=0)
+    seen = seen_items(dataset.interactions.user_offsets(), dataset.interactions.items)
+    items, neighbours = build_indexes(embeddings, seen, seed=0)
     content = ReportContent(
         model_name="made",
         version=7,

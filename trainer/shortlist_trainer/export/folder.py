@@ -29,6 +29,7 @@ from shortlist_trainer.models.base import Embeddings, FoldIn, Ranker
 from shortlist_trainer.models.history import TrainingHistory
 
 Array = npt.NDArray[np.generic]
+RowArray = npt.NDArray[np.integer]
 
 _LIBRARIES = ("shortlist", "torch", "faiss-cpu", "numpy", "pyarrow", "safetensors", "scikit-learn")
 MANIFEST = "manifest.json"
@@ -77,13 +78,30 @@ class Export:
     fold_in: FoldIn | None = None
 
 
+def seen_items(offsets: RowArray, items: RowArray) -> Callable[[int], RowArray]:
+    """What ``build_indexes`` asks for, of compressed sparse rows.
+
+    Args:
+        offsets: (users + 1,) where each user's items begin.
+        items: (n,) item rows.
+    """
+    return lambda user: items[offsets[user] : offsets[user + 1]]
+
+
 def build_indexes(
-    embeddings: Embeddings, seed: int, goal: IndexGoal | None = None, say: Callable[[str], None] = lambda _: None
+    embeddings: Embeddings,
+    seen: Callable[[int], RowArray],
+    seed: int,
+    goal: IndexGoal | None = None,
+    say: Callable[[str], None] = lambda _: None,
 ) -> tuple[BuiltIndex, BuiltIndex]:
     """The index for user -> items, measured on user vectors, and the one for item -> items, measured on items.
 
+    Both are measured as they are asked: users without what they have seen, items without themselves.
+
     Args:
         embeddings: the trained vectors.
+        seen: from a user row to the (m,) rows of the items that the user has seen, which are left out of answers.
         seed: draws queries and samples.
         goal: what each index shall reach; None for recall .99 at 10.
         say: is told how it goes.
@@ -92,13 +110,18 @@ def build_indexes(
         embeddings.items,
         embeddings.users,
         seed,
-        queries_are_vectors=False,
+        left_out=seen,
         goal=goal,
         say=lambda text: say(f"user to items: {text}"),
     )
     unit = unit_length(embeddings.items[:, : embeddings.items.shape[1] - embeddings.bias_columns])
     neighbours = build_index(
-        unit, unit, seed, queries_are_vectors=True, goal=goal, say=lambda text: say(f"item to items: {text}")
+        unit,
+        unit,
+        seed,
+        left_out=lambda row: np.array([row]),
+        goal=goal,
+        say=lambda text: say(f"item to items: {text}"),
     )
     return items, neighbours
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from shortlist_trainer.errors import ConfigError
 from shortlist_trainer.export.index_candidates import NO_TRANSFORM
-from shortlist_trainer.export.index_measuring import Float32Array, GroundTruth, bfloat16_search, exact_search
+from shortlist_trainer.export.index_measuring import Float32Array, GroundTruth, RowArray, bfloat16_search, exact_search
 from shortlist_trainer.export.index_tuning import IndexGoal, IndexPoint, exact_point, tune
 
 __all__ = ["BuiltIndex", "Float32Array", "IndexGoal", "IndexPoint", "build_index", "parse_goal", "unit_length"]
@@ -85,7 +85,7 @@ def build_index(
     queries: Float32Array,
     seed: int,
     *,
-    queries_are_vectors: bool,
+    left_out: Callable[[int], RowArray] | None = None,
     goal: IndexGoal | None = None,
     say: Callable[[str], None] = lambda _: None,
 ) -> BuiltIndex:
@@ -95,16 +95,17 @@ def build_index(
         vectors: (items, d) float32.
         queries: (n, d) real query vectors to measure on; up to ``RECALL_QUERIES`` are drawn.
         seed: draws the queries, and k-means' first centroids.
-        queries_are_vectors: ``queries`` are the indexed vectors themselves, whose best match, themselves, is left out.
+        left_out: from the place of a query to the (m,) distinct item rows that its answer leaves out, such as what the
+            user has seen; None for none.
         goal: what to reach; None for recall .99 at 10.
         say: is told how it goes, which is minutes for a million items.
     """
     goal = goal or IndexGoal()
     vectors = np.ascontiguousarray(vectors)
     drawn = np.random.default_rng(seed).permutation(len(queries))[:RECALL_QUERIES]
-    own_rows = drawn if queries_are_vectors else None
+    rows = None if left_out is None else [left_out(place) for place in drawn.tolist()]
     cutoffs = sorted({*RECALL_CUTOFFS, goal.k})
-    truth = GroundTruth(vectors, queries[drawn].astype(np.float32, copy=False), cutoffs[-1], own_rows)
+    truth = GroundTruth(vectors, queries[drawn].astype(np.float32, copy=False), cutoffs[-1], rows)
     index = faiss.IndexFlatIP(vectors.shape[1])
     index.add(vectors)
     small = vectors.size < goal.exact_below
@@ -115,13 +116,13 @@ def build_index(
     # The others are there to compare with: a server scores the vectors that it has as "flat", by itself and in float32.
     chosen = curve[0]
     search, judged = exact[chosen.kind], truth
-    left_out: tuple[str, ...] = ()
+    not_measured: tuple[str, ...] = ()
     why = "the catalogue is so small that exact search is quick, and nothing else was tried"
     if not small:
         say(f"exact search: {chosen}")
         tuning = tune(vectors, truth, goal, WORTH * chosen.cost, seed, say)
         curve += tuning.points
-        left_out, why = tuple(tuning.left_out), tuning.why
+        not_measured, why = tuple(tuning.left_out), tuning.why
         if tuning.best is not None:
             index, chosen, search, judged = *tuning.best, truth.halves()[1]
     say(f"chosen: {chosen}; {why}")
@@ -135,5 +136,5 @@ def build_index(
         goal=goal,
         why=why,
         curve=tuple(replace(point, chosen=point is chosen) for point in curve),
-        left_out=left_out,
+        left_out=not_measured,
     )

@@ -1,7 +1,7 @@
 """How much of the truth a search returns, and how long a query takes."""
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
@@ -14,10 +14,12 @@ import torch
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 FloatArray = npt.NDArray[np.float64]
+RowArray = npt.NDArray[np.integer]
 
 Search = Callable[[Float32Array, int], Int64Array]
 """(b, d) queries and k to (b, k) item rows in any order, -1 where there is none."""
 
+_NO_ROWS = np.empty(0, np.int64)
 _BATCH = 64  # about what a server under load drains at once
 _TIMED_SINGLY = 64
 _SECONDS_SINGLY = 1.0
@@ -41,30 +43,32 @@ class Measured:
 class GroundTruth:
     """The best scores of queries by exact search, which other searches are held against.
 
+    What a query leaves out, such as the items that its user has seen, is left out of the truth; a search is asked for
+    as many more, as a server asks it, and what it brings of them does not count.
+
     Args:
         vectors: (items, d) float32.
         queries: (n, d) float32.
         most: the largest k that will be asked for.
-        own_rows: (n,) the item that each query itself is and that does not count; None where queries are no items.
+        left_out: (n,) of (m,) distinct item rows that a query leaves out; None for none.
     """
 
     def __init__(
-        self, vectors: Float32Array, queries: Float32Array, most: int, own_rows: Int64Array | None = None
+        self, vectors: Float32Array, queries: Float32Array, most: int, left_out: Sequence[RowArray] | None = None
     ) -> None:
-        self._vectors, self._own_rows = vectors, own_rows
+        self._vectors = vectors
+        self._left_out = [_NO_ROWS] * len(queries) if left_out is None else left_out
         self.queries = np.ascontiguousarray(queries, dtype=np.float32)
-        most = min(most, self._there_are)
-        self._best = np.empty((len(queries), most), np.float32)  # (n, most) scores, best first
+        most = min(most, len(vectors))
+        self._best = np.empty(
+            (len(queries), most), np.float32
+        )  # (n, most) scores, best first; -inf where there is none
         items = torch.from_numpy(vectors)
         for start in range(0, len(queries), _BATCH):  # exact scores of 64 queries and a million items are 256 MB
             scores = torch.from_numpy(self.queries[start : start + _BATCH]) @ items.T  # (b, items)
-            if own_rows is not None:
-                scores[torch.arange(len(scores)), torch.from_numpy(own_rows[start : start + _BATCH])] = -torch.inf
+            for row, rows in zip(scores, self._left_out[start : start + _BATCH], strict=True):
+                row[torch.from_numpy(rows.astype(np.int64))] = -torch.inf
             self._best[start : start + _BATCH] = torch.topk(scores, most).values.numpy()
-
-    @property
-    def _there_are(self) -> int:
-        return len(self._vectors) - (self._own_rows is not None)
 
     def halves(self) -> "tuple[GroundTruth, GroundTruth]":
         """Half of the queries, to choose by, and as many others, to judge the choice by; of one query, itself."""
@@ -77,17 +81,14 @@ class GroundTruth:
 
     def _part(self, places: slice) -> "GroundTruth":
         part = copy(self)
-        part.queries, part._best = self.queries[places], self._best[places]
-        part._own_rows = None if self._own_rows is None else self._own_rows[places]
+        part.queries, part._best, part._left_out = self.queries[places], self._best[places], self._left_out[places]
         return part
 
     def sample(self, items: int, k: int, seed: int) -> "tuple[Int64Array, GroundTruth]":
-        """(n,) rows of so many items, those among them that are queries themselves, and the truth about these items."""
-        own = np.empty(0, np.int64) if self._own_rows is None else self._own_rows
-        others = np.setdiff1d(np.arange(len(self._vectors)), own)
-        rows = np.concatenate([own, np.random.default_rng(seed).permutation(others)[: items - len(own)]])
-        own_rows = None if self._own_rows is None else np.arange(len(own))
-        return rows, GroundTruth(self._vectors[rows], self.queries, k, own_rows)
+        """(n,) rows of so many items, and the truth about these items alone."""
+        rows = np.sort(np.random.default_rng(seed).permutation(len(self._vectors))[:items])
+        left_out = [np.searchsorted(rows, np.intersect1d(rows, one)) for one in self._left_out]
+        return rows, GroundTruth(self._vectors[rows], self.queries, k, left_out)
 
     def shares(self, search: Search, k: int) -> FloatArray:
         """(n,) of each query, the share of its true best k that a search returns.
@@ -98,39 +99,48 @@ class GroundTruth:
         return np.concatenate([self._of_batch(start, search, k)[0] for start in range(0, len(self.queries), _BATCH)])
 
     def measure(self, search: Search, k: int) -> Measured:
-        """Shares and times of a search that is asked for ``k`` items."""
+        """Shares and times of a search for ``k`` items."""
         with _one_thread():
             self._of_batch(0, search, k)  # brings the index into the caches
             batches = [self._of_batch(start, search, k) for start in range(0, len(self.queries), _BATCH)]
             # The last batch is smaller than the others unless it is the only one.
             micros = [seconds * 1e6 / len(shares) for shares, seconds in batches[: max(1, len(batches) - 1)]]
             singly: list[float] = []
-            asked = self._asked(k)
+            asked = self._asked(slice(None), k)
             while len(singly) < _TIMED_SINGLY and (len(singly) < 5 or sum(singly) < _SECONDS_SINGLY):
                 place = len(singly) % len(self.queries)
                 began = time.perf_counter()
-                search(self.queries[place : place + 1], asked)
+                search(self.queries[place : place + 1], asked[place])
                 singly.append(time.perf_counter() - began)
         shares = np.concatenate([shares for shares, _ in batches])
         return Measured(shares, float(np.median(singly)) * 1e6, float(np.median(micros)))
 
-    def _asked(self, k: int) -> int:
-        return min(k, self._there_are) + (self._own_rows is not None)
+    def _asked(self, places: slice, k: int) -> list[int]:
+        """How many items a server asks for so that k are left: rounded up, so that few numbers are asked for."""
+        wanted = (1 << (k + len(rows) - 1).bit_length() for rows in self._left_out[places])
+        return [min(one, len(self._vectors)) for one in wanted]
 
     def _of_batch(self, start: int, search: Search, k: int) -> tuple[FloatArray, float]:
-        """Shares of the batch that begins at ``start``, and the seconds that its search took."""
-        queries = self.queries[start : start + _BATCH]
-        began = time.perf_counter()
-        found = search(queries, self._asked(k))  # (b, k or k + 1)
-        seconds = time.perf_counter() - began
-        k = min(k, self._there_are)
-        scores = np.einsum("bkd,bd->bk", self._vectors[np.maximum(found, 0)], queries)
-        counts = found >= 0
-        if self._own_rows is not None:
-            counts &= found != self._own_rows[start : start + _BATCH, None]
-        kth_best = self._best[start : start + _BATCH, k - 1, None]
-        good = counts & (scores >= kth_best - 1e-5 * np.abs(kth_best))  # but for rounding
-        return np.minimum(good.sum(1), k) / k, seconds
+        """Shares of the batch that begins at ``start``, and the seconds that its searches took."""
+        batch = slice(start, start + _BATCH)
+        queries, best, left_out = self.queries[batch], self._best[batch, :k], self._left_out[batch]
+        asked = np.array(self._asked(batch, k))
+        shares, seconds = np.empty(len(queries)), 0.0
+        for count in np.unique(asked).tolist():
+            places = np.flatnonzero(asked == count)
+            began = time.perf_counter()
+            found = search(queries[places], count)  # (p, count)
+            seconds += time.perf_counter() - began
+            scores = np.einsum("bkd,bd->bk", self._vectors[np.maximum(found, 0)], queries[places])
+            for place, rows, its_scores in zip(places.tolist(), found, scores, strict=True):
+                true = best[place][best[place] > -np.inf]
+                if len(true):
+                    counts = (rows >= 0) & ~np.isin(rows, left_out[place])
+                    good = counts & (its_scores >= true[-1] - 1e-5 * np.abs(true[-1]))  # but for rounding
+                    shares[place] = min(int(good.sum()), len(true)) / len(true)
+                else:
+                    shares[place] = 1.0
+        return shares, seconds
 
 
 @contextmanager
