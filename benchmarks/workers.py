@@ -2,15 +2,16 @@
 
 One server on one core has the generator on the other. Two workers need both, so that the generator, h2load, must run
 between them, and what it takes is not theirs. So a rate is divided by the cores that the server had: all that there are
-less what the generator used of them, in CPU-seconds a second. Whatever else keeps the workers from their work (waiting,
-the kernel, other processes) counts as their own loss. Two whole cores would answer twice that:
+less what the generator used of them, in CPU-seconds a second. Whatever else keeps the workers from their work, waiting
+and the kernel among it, counts as their own loss. Two whole cores would answer twice that:
 
     speed-up = 2 * requests/s of two workers / (2 - generator's cores) / requests/s of one
 
-Beside it stand the raw rates, requests per CPU-second that the server used, which does not see a server that waits, and
-what other processes used, of which there should be none. As many requests are in flight for each worker. A load goes on
-for some seconds, not for some requests: the kernel deals connections out by chance, and the worker with fewer would be
-done earlier. Rounds alternate; the speed-up is the median of rounds.
+Beside it stand the raw rates, and requests per CPU-second that the server used, which does not see a server that waits.
+Other processes take from one worker as well as from two, in unknown parts; where they used much, the figure is void,
+and this says so. As many requests are in flight for each worker. A load goes on for some seconds, not for some
+requests: the kernel deals connections out by chance, and the worker with fewer would be done earlier. Rounds
+alternate; the speed-up is the median of rounds.
 """
 
 import argparse
@@ -38,6 +39,7 @@ from shortlist.v1 import recommender_pb2
 BOTH = (SERVER_CORE, GENERATOR_CORE)
 _CONNECTIONS = 16  # of each worker: so many that none is left with few
 _IN_FLIGHT = 64  # for each worker
+_QUIET = 0.1  # cores that others may use
 
 
 @dataclass
@@ -90,6 +92,9 @@ def main() -> None:
     print(f"by the server's CPU-seconds: {statistics.median(per_second):.2f} times")
     scaled = statistics.median(2 * two.rate / (2 - two.generator) / one.rate for one, two in rounds)
     print(f"speed-up with the generator's share accounted for: {scaled:.2f}")
+    others = max(share.others for shares in rounds for share in shares)
+    if others > _QUIET:
+        print(f"void: other processes used up to {others:.2f} cores")
 
 
 def loaded(address: str, message: bytes, seconds: float, workers: int, *cores: int) -> float:
