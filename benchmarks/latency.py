@@ -3,8 +3,9 @@
 Each round finds out by h2load how many requests/s a server answers at most, 64 in flight, and then calls it half as
 often: evenly, and at random times as independent callers do (Poisson), for ``--seconds`` each. Latency counts from when
 a call was due, sent or not, to the end of its answer. The server is pinned to one core, the generator to another, which
-it keeps busy; by how much it was late itself is shown in the last column. Rounds alternate between both servers, and
-the medians of rounds are reported.
+it keeps busy. By how much that was late itself is shown in the last column; where it is much, something else ran on its
+core, which makes even a good ratio void, and this says so. Rounds alternate between both servers, and the medians of
+rounds are reported.
 """
 
 import argparse
@@ -31,6 +32,7 @@ from benchmarks.unary_recommend import (
 from shortlist.v1 import recommender_pb2
 
 PERCENTILES = (50, 90, 99, 99.9)
+_QUIET = 0.25  # of the 99th percentile of latency that the generator's lateness may come to
 
 
 @dataclass
@@ -85,11 +87,11 @@ def main() -> None:
     names = "".join(f"{f'p{percentile:g}':>9}" for percentile in PERCENTILES)
     print(f"{'at half of it':<24}{'calls/s':>9}{names}   {'p99/p50':>8}{'generator late, p99':>22}   (µs)")
     for (name, arrivals), row in rows.items():
-        micros = "".join(f"{statistics.median(column):>9,.0f}" for column in zip(*row.micros, strict=True))
-        print(
-            f"{f'{name}, {arrivals}':<24}{statistics.median(row.rates):>9,.0f}{micros}"
-            f"   {statistics.median(row.ratios):>8.2f}{statistics.median(row.late):>22,.0f}"
-        )
+        micros = [statistics.median(column) for column in zip(*row.micros, strict=True)]
+        late = statistics.median(row.late)
+        void = "   void: the machine is not quiet" if late > _QUIET * micros[PERCENTILES.index(99)] else ""
+        figures = "".join(f"{figure:>9,.0f}" for figure in [statistics.median(row.rates), *micros])
+        print(f"{f'{name}, {arrivals}':<24}{figures}   {statistics.median(row.ratios):>8.2f}{late:>22,.0f}{void}")
 
 
 def half_load(address: str, message: bytes, rate: float, seconds: float, seed: int | None, row: Row) -> None:
