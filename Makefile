@@ -35,8 +35,8 @@ check: $(VENV)/.ready ## format, lint, types, stale generated code, import arrow
 	$(BIN)/lint-imports
 	PYTHON=$(PYTHON) protos/generate.sh --check
 
-bench: $(VENV)/.ready ## the benchmarks, each beside a peer in the same run
-	$(BIN)/python -m benchmarks.unary_recommend --models-dir $(MODELS_DIR)
+bench: $(VENV)/.ready ## the benchmarks that need nothing more, each beside a peer in the same run
+	$(BIN)/python -m benchmarks --models-dir $(MODELS_DIR)
 
 format: $(VENV)/.ready ## rewrite the code in the one format
 	$(BIN)/ruff format .

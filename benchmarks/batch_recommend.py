@@ -7,14 +7,13 @@ Unary calls are pipelined, 64 in flight. The client is part of each figure, and 
 import argparse
 import os
 import statistics
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
 
-from benchmarks.unary_recommend import GENERATOR_CORE, pinned
+from benchmarks.unary_recommend import GENERATOR_CORE, pinned, serve_command
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 
 AT_ONCE = 64
@@ -29,8 +28,7 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     os.sched_setaffinity(0, {GENERATOR_CORE})
-    command = [sys.executable, "-m", "shortlist_client.main", "serve", "--models-dir", str(options.models_dir)]
-    with pinned([*command, "--port", "0"]) as address, grpc.insecure_channel(address) as channel:
+    with pinned(serve_command(options.models_dir)) as address, grpc.insecure_channel(address) as channel:
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
         request = recommender_pb2.RecommendRequest(user_id=options.user, k=10)
         ways: dict[str, Callable[[int], int]] = {

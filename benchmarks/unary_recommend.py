@@ -1,7 +1,9 @@
 """Unary Recommend against a bare threaded grpc.server that echoes the same answer, in the same run.
 
 The server is pinned to one core and a native generator, h2load (Debian package nghttp2-client), to another, so that
-the generator is never the slower side. Rounds alternate between the two servers; medians are reported.
+the generator is never the slower side. Rounds alternate between the servers; medians are reported. With ``--cpp-echo``
+an echo in C++ (Debian packages g++, pkg-config and libgrpc++-dev) is one of them: what gRPC reaches on this machine
+with no Python at all.
 """
 
 import argparse
@@ -14,9 +16,9 @@ import struct
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent import futures
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import grpc
@@ -26,6 +28,7 @@ from shortlist_client import Client
 
 METHOD = "/shortlist.v1.RecommenderService/Recommend"
 SERVER_CORE, GENERATOR_CORE = 0, 1
+ECHO_SOURCE = Path(__file__).parent / "echo" / "echo.cc"
 
 
 def echo_server(answer: bytes) -> None:
@@ -41,16 +44,33 @@ def echo_server(answer: bytes) -> None:
     sys.stdin.read()
 
 
+def build_cpp_echo(folder: Path) -> Path:
+    """Compiles the echo in C++ into a folder; returns the program, which takes the answer's file."""
+    flags = subprocess.run(
+        ["pkg-config", "--cflags", "--libs", "grpc++"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    program = folder / "echo"
+    subprocess.run(["g++", "-std=c++17", "-O2", str(ECHO_SOURCE), "-o", str(program), *flags], check=True)
+    return program
+
+
 @contextmanager
 def pinned(command: list[str]) -> Iterator[str]:
-    """A server process on its own core; gives its address, and fails in the end if the server logged an error.
+    """A server process on its own core; gives its address, and fails in the end if the server logged an error."""
+    with serving(command, SERVER_CORE) as (address, _):
+        yield address
+
+
+@contextmanager
+def serving(command: list[str], *cores: int) -> Iterator[tuple[str, int]]:
+    """A server process on these cores: its address and process id. Fails in the end if the server logged an error.
 
     h2load sees HTTP statuses alone, which are 200 for calls that fail as well.
     """
     with (
         tempfile.TemporaryFile("w+") as log,
         subprocess.Popen(
-            ["taskset", "-c", str(SERVER_CORE), *command],
+            ["taskset", "-c", ",".join(map(str, cores)), *command],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=log,
@@ -60,7 +80,7 @@ def pinned(command: list[str]) -> Iterator[str]:
         assert process.stdout is not None
         line = process.stdout.readline()
         try:
-            yield line.split()[-1]
+            yield line.split()[-1], process.pid
         finally:
             process.terminate()
             process.wait()
@@ -69,63 +89,116 @@ def pinned(command: list[str]) -> Iterator[str]:
             assert not errors, errors[0]
 
 
-def load(address: str, request: bytes, requests: int) -> float:
-    """Requests/s with 64 in flight over 4 connections; fails when an answer is no HTTP 200."""
+def load(
+    address: str,
+    request: bytes,
+    requests: int = 10_000,
+    method: str = METHOD,
+    *,
+    seconds: float | None = None,
+    connections: int = 4,
+    in_flight: int = 64,
+    cores: Sequence[int] = (GENERATOR_CORE,),
+) -> float:
+    """Requests/s with so many in flight over all connections; fails when an answer is no HTTP 200.
+
+    Each connection sends its part of the requests, or as many as it can in so many seconds.
+    """
+    length = ["-n", str(requests)] if seconds is None else ["-D", f"{round(seconds * 1000)}ms"]
     with tempfile.NamedTemporaryFile() as message:
         message.write(b"\0" + struct.pack(">I", len(request)) + request)
         message.flush()
-        command = ["taskset", "-c", str(GENERATOR_CORE), "h2load", "-n", str(requests), "-c", "4", "-m", "16"]
+        command = ["taskset", "-c", ",".join(map(str, cores)), "h2load", *length]
+        command += ["-c", str(connections), "-m", str(in_flight // connections)]
         command += ["-d", message.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         output = subprocess.run(
-            [*command, f"http://{address}{METHOD}"], capture_output=True, text=True, check=True
+            [*command, f"http://{address}{method}"], capture_output=True, text=True, check=True
         ).stdout
-    assert f"{requests} succeeded" in output, output
+    assert re.search(r"requests: ([1-9]\d*) total, .* \1 succeeded", output), output
     rate = re.search(r"([\d.]+) req/s", output)
     assert rate is not None
     return float(rate.group(1))
 
 
+def serve_command(models_dir: Path) -> list[str]:
+    """Runs ``shortlist serve`` on a free port."""
+    return [sys.executable, "-m", "shortlist_client.main", "serve", "--models-dir", str(models_dir), "--port", "0"]
+
+
+def echo_command(answer: Path) -> list[str]:
+    """Runs the threaded echo of an answer."""
+    return [sys.executable, "-m", "benchmarks.unary_recommend", "--echo", str(answer)]
+
+
+def require_generator() -> None:
+    """Exits where there is no h2load or no core of its own for it."""
+    if shutil.which("h2load") is None or (os.cpu_count() or 1) < 2:
+        sys.exit("this needs h2load (apt-get install nghttp2-client) and two cores")
+
+
+def one_by_one(
+    address: str, request: recommender_pb2.RecommendRequest, count: int
+) -> list[recommender_pb2.RecommendResponse]:
+    """The answers to so many calls, each after the other."""
+    with grpc.insecure_channel(address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        return [stub.Recommend(request) for _ in range(count)]
+
+
+def print_model(address: str) -> None:
+    """Prints the machine, and the model that a server answers from."""
+    with Client(address, timeout_seconds=30) as client:
+        manifest = client.get_model().manifest
+    print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+    recall = {entry["k"]: entry["recall"] for entry in manifest["item_index"]["recalls"]}
+    print(f"model: {manifest['model_name']}, {manifest['item_count']} items, index recall@10 {recall[10]:.3f}")
+
+
 def main() -> None:
-    """Prints one line per round and the median ratio."""
+    """Prints one line per round, and the medians with the ratio of ours to each echo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models-dir", type=Path, default=Path("models"))
     parser.add_argument("--user", default="196")
     parser.add_argument("--requests", type=int, default=10_000)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="more options of shortlist serve")
+    parser.add_argument("--cpp-echo", action="store_true", help="compile the echo in C++ and measure it too")
     parser.add_argument("--echo", metavar="ANSWER_FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.echo:
         return echo_server(Path(options.echo).read_bytes())
-    if shutil.which("h2load") is None or (os.cpu_count() or 1) < 2:
-        sys.exit("this needs h2load (apt-get install nghttp2-client) and two cores")
+    require_generator()
+    if options.cpp_echo and not (shutil.which("g++") and shutil.which("pkg-config")):
+        sys.exit("--cpp-echo needs a compiler and gRPC (apt-get install g++ pkg-config libgrpc++-dev)")
 
-    request = recommender_pb2.RecommendRequest(user_id=options.user, k=10).SerializeToString()
-    shortlist = [sys.executable, "-m", "shortlist_client.main", "serve", "--models-dir", str(options.models_dir)]
-    with pinned([*shortlist, "--port", "0", *options.serve.split()]) as ours, tempfile.NamedTemporaryFile() as answer:
-        with Client(ours, timeout_seconds=30) as client:
-            manifest = client.get_model().manifest
-        with grpc.insecure_channel(ours) as channel:
-            stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-            responses = [stub.Recommend(recommender_pb2.RecommendRequest.FromString(request)) for _ in range(1_000)]
-        response = responses[-1]
+    request = recommender_pb2.RecommendRequest(user_id=options.user, k=10)
+    with ExitStack() as stack:
+        ours = stack.enter_context(pinned([*serve_command(options.models_dir), *options.serve.split()]))
+        responses = one_by_one(ours, request, 1_000)
+        print_model(ours)
         computed = statistics.median(response.timing.computed_micros for response in responses)
-        answer.write(response.SerializeToString())
-        answer.flush()
-        print(f"machine: {platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
-        recall = {entry["k"]: entry["recall"] for entry in manifest["item_index"]["recalls"]}
-        print(f"model: {manifest['model_name']}, {manifest['item_count']} items, index recall@10 {recall[10]:.3f}")
         print(f"one request at a time: {computed:.0f} µs from the start of the search to the answer (median)")
-        with pinned([sys.executable, "-m", "benchmarks.unary_recommend", "--echo", answer.name]) as echo:
-            rates = [
-                (load(ours, request, options.requests), load(echo, request, options.requests))
-                for _ in range(options.rounds + 1)
-            ]
-        for our_rate, echo_rate in rates[1:]:  # the first round warms both up
-            print(f"shortlist {our_rate:>8,.0f} requests/s   echo {echo_rate:>8,.0f} requests/s")
-        our_median, echo_median = (statistics.median(column) for column in zip(*rates[1:], strict=True))
-        ratio = statistics.median(ours / echo for ours, echo in rates[1:])
-        print(f"median    {our_median:>8,.0f} requests/s   echo {echo_median:>8,.0f} requests/s   ratio {ratio:.2f}")
+        folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+        answer = folder / "answer"
+        answer.write_bytes(responses[-1].SerializeToString())
+        echoes = {"echo": stack.enter_context(pinned(echo_command(answer)))}
+        if options.cpp_echo:
+            echoes["C++ echo"] = stack.enter_context(pinned([str(build_cpp_echo(folder)), str(answer)]))
+        for address in echoes.values():
+            assert one_by_one(address, request, 1) == responses[-1:]
+        servers = {"shortlist": ours} | echoes
+        message = request.SerializeToString()
+        rounds = [
+            {name: load(address, message, options.requests) for name, address in servers.items()}
+            for _ in range(options.rounds + 1)
+        ][1:]  # the first warms all up
+    for rates in rounds:
+        print("   ".join(f"{name} {rate:>8,.0f} requests/s" for name, rate in rates.items()))
+    medians = {name: statistics.median(rates[name] for rates in rounds) for name in servers}
+    print("medians: " + ", ".join(f"{name} {median:,.0f} requests/s" for name, median in medians.items()))
+    for name in echoes:
+        ratio = statistics.median(rates["shortlist"] / rates[name] for rates in rounds)
+        print(f"ratio to the {name}: {ratio:.2f}")
     return None
 
 
