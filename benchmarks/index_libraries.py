@@ -156,7 +156,7 @@ def compare(
 
 def ours(users: Float32Array, items: Float32Array, truth: GroundTruth, folder: Path) -> Iterator[Entrant]:
     """The index that is published for these vectors, through the server's search and, where it has one, alone."""
-    built = build_index(items, users, 42, queries_are_vectors=False, goal=IndexGoal(TARGET, AT))
+    built = build_index(items, users, 42, goal=IndexGoal(TARGET, AT))
     path = folder / "items.faiss"
     write_index(built, path)
     index = read_faiss_index(path, index_info(built), items.shape)

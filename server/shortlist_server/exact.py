@@ -68,9 +68,12 @@ def best_rows(
             scores *= scale
         if forbidden is not None:
             scores[:, forbidden] = -np.inf
-        left_out = [excluded[place] for place in block]
-        begins = np.repeat(np.arange(len(block)) * count, [len(rows) for rows in left_out])
-        scores.reshape(-1)[begins + np.concatenate(left_out)] = -np.inf
+        if len(block) == 1:
+            scores[0, excluded[block[0]]] = -np.inf
+        else:  # all at once, which takes a third of the time of one by one
+            left_out = [excluded[place] for place in block]
+            begins = np.repeat(np.arange(len(block)) * count, [len(rows) for rows in left_out])
+            scores.reshape(-1)[begins + np.concatenate(left_out)] = -np.inf
         # One more than wanted, which tells whether the last one wanted has its equal.
         best, rows = _highest(scores, min(ks[block[-1]] + 1, count))
         there = best > _LOWEST

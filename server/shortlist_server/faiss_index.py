@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -86,6 +87,8 @@ class FaissIndex:
         self.kind = kind
         self.exact = kind == "flat"
         self.rounded_scores = self._augmented or kind.endswith("sq8")
+        # FAISS only reads them, and making them takes as long as a small part of a search.
+        self._usual_settings = lru_cache(64)(lambda k, effort: self._settings(self._index, k, effort, None))
 
     def search(
         self, queries: Float32Array, k: int, effort: float = 1.0, allowed: AllowedItems | None = None
@@ -103,17 +106,20 @@ class FaissIndex:
             (b, k) float32 inner products, best first, the i-th row belonging to the i-th query, and (b, k) int64 item
             rows; -inf and -1 where nothing was found.
         """
-        queries = np.ascontiguousarray(queries, dtype=np.float32)
         effort = min(max(effort, 1.0), MOST_EFFORT)
-        selector = None if allowed is None else _FAISS.IDSelectorBitmap(allowed.bitmap)
-        settings = self._settings(self._index, k, effort, selector)
+        if allowed is None:
+            settings = self._usual_settings(k, effort)
+        else:
+            settings = self._settings(self._index, k, effort, _FAISS.IDSelectorBitmap(allowed.bitmap))
         if not self._augmented:
-            scores, rows = self._index.search(queries, k, params=settings)
+            scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k, params=settings)
         else:
             # |q - v|² = |q|² + |v|² - 2 q·v, where every augmented v has the same length.
-            distances, rows = self._index.search(np.pad(queries, ((0, 0), (0, 1))), k, params=settings)
-            squared = np.einsum("bd,bd->b", queries, queries)[:, None] + self._parameters[_SQUARED_LENGTH]
-            scores = ((squared - distances) / 2).astype(np.float32)
+            padded = np.zeros((len(queries), self._index.d), dtype=np.float32)
+            padded[:, :-1] = queries
+            distances, rows = self._index.search(padded, k, params=settings)
+            squared = np.einsum("bd,bd->b", queries, queries)[:, None] + np.float32(self._parameters[_SQUARED_LENGTH])
+            scores = (squared - distances) / 2
         scores[rows < 0] = -np.inf
         return scores, rows
 

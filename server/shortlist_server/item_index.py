@@ -33,7 +33,7 @@ class Search:
     Attributes:
         vector: (d,) float32.
         k: how many items, at least 1.
-        excluded: item rows to leave out, distinct.
+        excluded: item rows to leave out, ascending and distinct.
         allowed: the only items that may come back; None for all.
         effort: of an approximate index, as a multiple of the published one.
     """
@@ -85,7 +85,10 @@ class ItemIndex:
             scores, rows = self._index.search(queries, min(wanted, len(self)), effort, allowed)
             for place, its_scores, its_rows in zip(places, scores, rows, strict=True):
                 search = searches[place]
-                kept = (its_rows >= 0) & ~np.isin(its_rows, search.excluded)
+                kept = its_rows >= 0
+                if len(search.excluded):  # np.isin takes ten times as long for so few
+                    nearest = np.searchsorted(search.excluded, its_rows).clip(max=len(search.excluded) - 1)
+                    kept &= search.excluded[nearest] != its_rows
                 if np.count_nonzero(kept) >= search.k:
                     found[place] = self._best(search, its_rows[kept], its_scores[kept])
         self._scan(searches, found)

@@ -21,7 +21,7 @@ SQUARED_LENGTH = "squared_length"
 """The search parameter that turns a distance over augmented vectors back into an inner product."""
 
 _LINKS = 32  # of an item in HNSW's graph
-_EF_CONSTRUCTION = 64
+_EF_CONSTRUCTION = 200
 _MOST_EF_SEARCH = 2_048
 _K_FACTORS = (4, 16, 64)
 _POINTS_PER_LIST = 64  # that k-means learns from; with FAISS's 256 it takes minutes for a million items

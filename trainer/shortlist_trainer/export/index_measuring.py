@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import copy
 from dataclasses import dataclass
+from typing import Any
 
 import faiss
 import numpy as np
@@ -22,6 +23,7 @@ Search = Callable[[Float32Array, int], Int64Array]
 _NO_ROWS = np.empty(0, np.int64)
 _BATCH = 64  # about what a server under load drains at once
 _TIMED_SINGLY = 64
+_DEEP = 40  # rankings longer than one in so many scores are not kept in heaps
 _SECONDS_SINGLY = 1.0
 
 
@@ -185,5 +187,13 @@ def _products(items: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
 
 
 def _best(scores: torch.Tensor, k: int) -> Int64Array:
-    """(b, k) places of the greatest of each row, in any order; NumPy's partition is twice as quick as torch.topk."""
-    return np.argpartition(scores.numpy(), scores.shape[1] - k, axis=1)[:, scores.shape[1] - k :]
+    """(b, k) places of the greatest of each row of (b, n), in any order, found as a server finds them."""
+    matrix, items = scores.numpy(), scores.shape[1]
+    if len(matrix) == 1 or k * _DEEP > items:
+        return np.argpartition(matrix, items - k, axis=1)[:, items - k :]
+    heaps: Any = faiss.float_minheap_array_t()
+    best, places = np.empty((len(matrix), k), np.float32), np.empty((len(matrix), k), np.int64)
+    heaps.nh, heaps.k, heaps.val, heaps.ids = len(matrix), k, faiss.swig_ptr(best), faiss.swig_ptr(places)
+    heaps.heapify()
+    heaps.addn(items, faiss.swig_ptr(matrix))
+    return places
