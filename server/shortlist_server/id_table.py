@@ -1,7 +1,7 @@
 """External ids and rows, read from memory-mapped arrays. docs/model-format.md describes them."""
 
-import hashlib
 from collections.abc import Sequence
+from hashlib import blake2b
 
 import numpy as np
 import numpy.typing as npt
@@ -46,7 +46,8 @@ class IdTable:
         encoded = [external_id.encode("utf-8", "surrogatepass") for external_id in external_ids]
         if not encoded or not len(self):
             return np.full(len(encoded), UNKNOWN, dtype=np.int64)
-        hashes = np.array([_hash(one) for one in encoded], dtype=np.uint64)
+        digests = b"".join([blake2b(one, digest_size=8).digest() for one in encoded])
+        hashes = np.frombuffer(digests, dtype="<u8")
         positions = self._hashes.searchsorted(hashes)
         rows = self._rows[np.minimum(positions, len(self) - 1)].astype(np.int64)
         begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
@@ -74,7 +75,3 @@ class IdTable:
         rows = np.asarray(rows)
         begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
         return [self._view[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
-
-
-def _hash(encoded: bytes) -> int:
-    return int.from_bytes(hashlib.blake2b(encoded, digest_size=8).digest(), "little")

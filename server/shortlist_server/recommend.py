@@ -170,7 +170,7 @@ class Recommender:
             weights = np.array([history.weights[place] for place in last_place.values()], dtype=np.float32)
         vector, bias = self.fold_in.vector(known, weights)
         if query.exclude_seen:
-            excluded = np.union1d(known, excluded)
+            excluded = np.union1d(known, excluded) if len(excluded) else np.sort(known)
         source, k = Source.FOLDED_IN, _candidates(query)
         return _Plan(vector, k, excluded, allowed, query.effort, UNKNOWN, bias, unknown, query=query, source=source)
 

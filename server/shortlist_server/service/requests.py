@@ -135,14 +135,19 @@ def _history(message: recommender_pb2.History) -> History:
     items = message.items
     if not 1 <= len(items) <= MAX_HISTORY:
         raise InvalidField("history.items", f"must hold 1 to {MAX_HISTORY:,} items, not {len(items):,}")
-    weighted = items[0].HasField("weight")
-    for place, item in enumerate(items):
-        _check_id(f"history.items[{place}].item_id", item.item_id)
-        if item.HasField("weight") != weighted:
-            raise InvalidField(f"history.items[{place}].weight", "set the weight of every item or of none")
-        if not math.isfinite(item.weight):
+    item_ids = [item.item_id for item in items]
+    _check_ids("history.items", item_ids, at_most=MAX_HISTORY, within=".item_id")
+    weighted = [item.HasField("weight") for item in items]
+    if True not in weighted:
+        return History(item_ids)
+    if False in weighted:
+        place = weighted.index(not weighted[0])
+        raise InvalidField(f"history.items[{place}].weight", "set the weight of every item or of none")
+    weights = [item.weight for item in items]
+    for place, weight in enumerate(weights):
+        if not math.isfinite(weight):
             raise InvalidField(f"history.items[{place}].weight", "must be a finite number")
-    return History([item.item_id for item in items], [item.weight for item in items] if weighted else None)
+    return History(item_ids, weights)
 
 
 def _filter(message: recommender_pb2.Filter) -> Filter:
@@ -287,8 +292,10 @@ def _check_id(field: str, external_id: str) -> None:
         raise InvalidField(field, f"is longer than {MAX_ID_BYTES} bytes")
 
 
-def _check_ids(field: str, external_ids: Sequence[str], *, at_most: int, at_least: int = 0) -> None:
+def _check_ids(field: str, external_ids: Sequence[str], *, at_most: int, at_least: int = 0, within: str = "") -> None:
     if not at_least <= len(external_ids) <= at_most:
         raise InvalidField(field, f"must hold {at_least:,} to {at_most:,} ids, not {len(external_ids):,}")
-    for place, external_id in enumerate(external_ids):
-        _check_id(f"{field}[{place}]", external_id)
+    # One by one only where one of them may be bad.
+    if not all(external_ids) or max(map(len, external_ids), default=0) * 4 > MAX_ID_BYTES:
+        for place, external_id in enumerate(external_ids):
+            _check_id(f"{field}[{place}]{within}", external_id)
