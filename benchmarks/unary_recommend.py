@@ -69,7 +69,7 @@ def pinned(command: list[str]) -> Iterator[str]:
             assert not errors, errors[0]
 
 
-def load(address: str, request: bytes, requests: int) -> float:
+def load(address: str, request: bytes, requests: int, method: str = METHOD) -> float:
     """Requests/s with 64 in flight over 4 connections; fails when an answer is no HTTP 200."""
     with tempfile.NamedTemporaryFile() as message:
         message.write(b"\0" + struct.pack(">I", len(request)) + request)
@@ -77,7 +77,7 @@ def load(address: str, request: bytes, requests: int) -> float:
         command = ["taskset", "-c", str(GENERATOR_CORE), "h2load", "-n", str(requests), "-c", "4", "-m", "16"]
         command += ["-d", message.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         output = subprocess.run(
-            [*command, f"http://{address}{METHOD}"], capture_output=True, text=True, check=True
+            [*command, f"http://{address}{method}"], capture_output=True, text=True, check=True
         ).stdout
     assert f"{requests} succeeded" in output, output
     rate = re.search(r"([\d.]+) req/s", output)
