@@ -1,14 +1,17 @@
 """Made-up models of any size, published by the trainer's own writer, for where no data is large enough.
 
-The vectors are made to be as hard to search as those of implicit ALS: their lengths spread log-normally, the popular
-items being the longer ones; a few directions hold most of the variance; users and items gather around common centres.
-Ids are "u0", "u1", … and "i0", "i1", …, numbered by row.
+The vectors are made to be as hard to search as those of ``ials``, and resemble its 64 columns on ML-1M in what decides
+that: how lengths spread, those of popular items being bounded; how the variance falls from direction to direction, the
+first, common to all, having a quarter; how near a user's best items are, and how long. Users and items gather around
+the same centres. Ids are "u0", "u1", … and "i0", "i1", …, numbered by row.
 """
 
 import argparse
 import json
+import math
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -31,7 +34,6 @@ CACHE = Path.home() / ".cache" / "shortlist-benchmarks"
 RECALL_TARGET = "0.99@10"
 SEEN_PER_USER = 5
 
-_MAIN_DIRECTIONS = 24
 _CENTRES = 256
 _BLOCK = 1 << 17  # rows at once: tens of megabytes
 
@@ -49,29 +51,25 @@ def embeddings(users: int, items: int, size: int = 64, seed: int = 0) -> tuple[F
         (users, size) and (items, size) float32.
     """
     rng = np.random.default_rng(seed)
-    direction = np.arange(size)
-    # A decaying spectrum whose tail is all but nothing.
-    spread = (np.where(direction < _MAIN_DIRECTIONS, 1.0, 0.1) / np.sqrt(1 + direction)).astype(np.float32)
-    centres = rng.standard_normal((_CENTRES, size), np.float32)
+    spread = (1 + np.arange(size, dtype=np.float32)) ** np.float32(-0.28)
     turn = np.linalg.qr(rng.standard_normal((size, size)))[0].astype(np.float32)
     mix = spread[:, None] * turn  # (size, size): the directions are no columns
-    # The tastes of users differ less in length than items do in popularity.
-    return _vectors(users, 0.3, centres, mix, rng), _vectors(items, 0.6, centres, mix, rng)
+    centres = rng.standard_normal((_CENTRES, size), np.float32) @ mix
+    centres += np.float32(np.linalg.norm(spread) / math.sqrt(2)) * turn[0]  # what is common to all
 
+    def vectors(count: int, lengths: Callable[[Float32Array], Float32Array]) -> Float32Array:
+        made = np.empty((count, size), np.float32)
+        for start in range(0, count, _BLOCK):
+            block = made[start : start + _BLOCK]
+            np.matmul(rng.standard_normal(block.shape, np.float32), mix, out=block)
+            block += centres[rng.integers(_CENTRES, size=len(block))]
+            wanted = lengths(rng.standard_normal((len(block), 1), np.float32))
+            block *= wanted / np.linalg.norm(block, axis=1, keepdims=True)
+        return made
 
-def _vectors(
-    count: int, deviation: float, centres: Float32Array, mix: Float32Array, rng: np.random.Generator
-) -> Float32Array:
-    """(count, size) vectors around centres, whose lengths' logarithms have this standard deviation."""
-    vectors = np.empty((count, len(mix)), np.float32)
-    for start in range(0, count, _BLOCK):
-        block = vectors[start : start + _BLOCK]
-        drawn = rng.standard_normal(block.shape, np.float32)
-        drawn += centres[rng.integers(len(centres), size=len(block))]
-        np.matmul(drawn, mix, out=block)
-        lengths = np.exp(deviation * rng.standard_normal((len(block), 1), np.float32))
-        block *= lengths / np.linalg.norm(block, axis=1, keepdims=True)
-    return vectors
+    # Medians are 1. Items are at most 3.5 long, however many there are.
+    made_users = vectors(users, lambda drawn: np.exp(0.33 * drawn))
+    return made_users, vectors(items, lambda drawn: 3.5 / (1 + 2.5 * np.exp(-1.1 * drawn)))
 
 
 def interactions(users: int, item_lengths: Float32Array, seed: int = 0) -> Interactions:
