@@ -39,7 +39,7 @@ def bare_search(folder: Path) -> tuple[str, Search]:
 def main() -> None:
     """Prints the medians of the rounds."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    add_options(parser, users=100_000, items=1_000_000)
+    add_options(parser, users=10_000_000, items=1_000_000)
     parser.add_argument("--queries", type=int, default=640, metavar="N", help="users asked for in a round")
     parser.add_argument("--in-flight", type=int, default=2, metavar="N", help="messages that the server has at once")
     parser.add_argument("--rounds", type=int, default=7)
