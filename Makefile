@@ -37,7 +37,7 @@ check: $(VENV)/.ready ## format, lint, types, stale generated code, import arrow
 
 bench: $(VENV)/.ready ## the benchmarks, each beside a peer in the same run
 	$(BIN)/python -m benchmarks.unary_recommend --models-dir $(MODELS_DIR)
-	$(BIN)/python -m benchmarks.batch_search --users 100000 --items 100000
+	$(BIN)/python -m benchmarks.batch_search --users 1000000 --items 100000
 	$(BIN)/python -m benchmarks.scale --users 1000000 --items 100000
 	$(BIN)/python -m benchmarks.fold_in
 	$(BIN)/python -m benchmarks.index_tuning --items 40000

@@ -224,7 +224,7 @@ def main() -> None:
         "--workers", type=int, nargs="+", default=[2, 4], metavar="N", help="how many to set beside one"
     )
     parser.add_argument(
-        "--warm-up", type=int, default=20_000, metavar="N", help="users asked for before memory is read"
+        "--warm-up", type=int, default=50_000, metavar="N", help="users asked for before memory is read"
     )
     parser.add_argument("--queries", type=int, default=200, metavar="N", help="users to measure recall and latency on")
     parser.add_argument("--rounds", type=int, default=5)
