@@ -48,6 +48,11 @@ BENCHMARKS = (
     Benchmark("latency", ("h2load",), model=True),
     Benchmark("workers", ("h2load",), model=True),
     Benchmark("index_libraries"),
+    Benchmark("index_tuning --items 40000"),
+    Benchmark("batch_search --users 1000000 --items 100000"),
+    Benchmark("scale --users 1000000 --items 100000"),
+    Benchmark("fold_in"),
+    Benchmark("milvus", by_hand="needs Milvus in an environment of its own: `python -m benchmarks.milvus --help`"),
     Benchmark("ials_epoch --ncf ncf-ml-1m.zip", by_hand="needs pip install '.[bench]' and the files of NCF's ML-1M"),
     Benchmark("quality --ncf ncf-ml-1m.zip", by_hand="takes an hour, and the files of NCF's ML-1M"),
 )
@@ -64,7 +69,7 @@ def main() -> int:
             left_out.append(f"  python -m benchmarks.{benchmark.name}: {reason}")
             continue
         print(f"\n== {benchmark.name}", flush=True)
-        command = [sys.executable, "-m", f"benchmarks.{benchmark.name}"]
+        command = [sys.executable, "-m", *f"benchmarks.{benchmark.name}".split()]
         if benchmark.model:
             command += ["--models-dir", str(options.models_dir)]
         if subprocess.run(command, check=False).returncode != 0:
