@@ -33,7 +33,6 @@ def main() -> None:
             vectors,
             users,
             options.seed,
-            queries_are_vectors=False,
             goal=goal,
             say=lambda text: print(text, file=sys.stderr, flush=True),
         )

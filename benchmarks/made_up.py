@@ -22,7 +22,7 @@ import pandas as pd
 from shortlist_trainer.data.dataset import Dataset, Interactions
 from shortlist_trainer.evaluation.protocols import EvaluationResult
 from shortlist_trainer.export.clusters import Clustering, Clusters, rank_items
-from shortlist_trainer.export.folder import MANIFEST, Export, write_folder
+from shortlist_trainer.export.folder import MANIFEST, Export, seen_items, write_folder
 from shortlist_trainer.export.index import IndexGoal, build_index, parse_goal, unit_length
 from shortlist_trainer.export.publish import publish as publish_version
 from shortlist_trainer.export.publish import versions
@@ -118,13 +118,14 @@ def publish(models_dir: Path, users: int, items: int, size: int = 64, seed: int 
     user_vectors, item_vectors = embeddings(users, items, size, seed)
     say(f"made up {users:,} users and {items:,} items of {size} columns")
     goal = parse_goal(RECALL_TARGET)
-    index = build_index(item_vectors, user_vectors, seed, queries_are_vectors=False, goal=goal, say=say)
+    touched = interactions(users, np.linalg.norm(item_vectors, axis=1), seed)
+    seen = seen_items(touched.user_offsets(), touched.items)
+    index = build_index(item_vectors, user_vectors, seed, left_out=seen, goal=goal, say=say)
     # The other index is not measured: as exact search, it takes no time to tune.
     unit = unit_length(item_vectors)
     untuned = IndexGoal(exact_below=unit.size + 1)
-    neighbours = build_index(unit, unit, seed, queries_are_vectors=True, goal=untuned)
+    neighbours = build_index(unit, unit, seed, left_out=lambda row: np.array([row]), goal=untuned)
     neighbours = replace(neighbours, why="a made-up model's is not tuned")
-    touched = interactions(users, np.linalg.norm(item_vectors, axis=1), seed)
     say("tuned")
     dataset = Dataset(
         name=f"made-up, seed {seed}",

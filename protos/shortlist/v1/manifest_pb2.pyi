@@ -375,7 +375,9 @@ global___IndexGoal = IndexGoal
 
 @typing.final
 class IndexPoint(google.protobuf.message.Message):
-    """An index with a setting, as measured. Times are medians on one thread of the machine that made the index."""
+    """An index with a setting, as measured. Times are lower quartiles (of older trainers, medians) on one thread of the
+    machine that made the index.
+    """
 
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 

@@ -44,7 +44,8 @@ class IndexGoal:
         memory_bytes: the most that it may take beside the embeddings, which every server holds; None for any size.
         exact_below: catalogues of fewer numbers (items times columns) are searched exactly without a further look. At
             64 columns that is 4,000 items, whose search takes 50 microseconds on one core.
-        seconds: no index is begun that would end later than so long after the first.
+        seconds: no index is begun that would end later than so long after the first, or so long for every million
+            items.
     """
 
     recall: float = 0.99
@@ -67,8 +68,8 @@ class IndexPoint:
         transform: "none" or "l2-augmented".
         search_parameters: by FAISS's names.
         recall: at the goal's k; of approximate indexes, on queries that had no say in the choice.
-        single_query_micros: median time of a query that comes alone, on one thread.
-        batch_micros_per_query: median time of a batch of 64 by its size, on one thread.
+        single_query_micros: time of a query that comes alone, on one thread: a quarter took less.
+        batch_micros_per_query: time of a batch of 64 by its size, on one thread: a quarter took less.
         bytes: how large the index is.
         chosen: whether it is the one that was published.
     """
@@ -154,7 +155,7 @@ def tune(
     for candidate in candidates:
         if candidate.family in done:
             continue
-        if seconds.get(candidate, 0) > goal.seconds - (time.monotonic() - began):
+        if seconds.get(candidate, 0) > goal.seconds * max(1, len(vectors) / 1e6) - (time.monotonic() - began):
             tuning.left_out.append(f"{candidate}: building it takes about {seconds[candidate]:,.0f} s, too long")
             continue
         say(f"building {candidate}")
