@@ -1,86 +1,99 @@
 """BatchRecommend of 64 and StreamRecommend against unary Recommend: recommendations/s, the server on one core.
 
-The same Python client process, on another core, asks in all three ways; rounds alternate and medians are reported.
-Unary calls are pipelined, 64 in flight. The client is part of each figure, and is the slower side of the first two.
+Unary calls and batches come from a native generator on another core, which is never the slower side. A stream is driven
+by a Python client there, and stands beside a bare stream of the plainest grpc server that answers each message with the
+same bytes: what gRPC takes for a message, and the client, are most of it. Users differ within a batch and a stream.
+Rounds alternate and medians are reported.
 """
 
 import argparse
 import os
 import statistics
+import sys
+import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
+from concurrent import futures
 from pathlib import Path
 
 import grpc
 
-from benchmarks.unary_recommend import GENERATOR_CORE, pinned, serve_command
+from benchmarks.unary_recommend import GENERATOR_CORE, load, pinned, require_generator, serve_command
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
+from shortlist_trainer.data.source import load_dataset
 
 AT_ONCE = 64
+BATCH = "/shortlist.v1.RecommenderService/BatchRecommend"
 
 
 def main() -> None:
-    """Prints one line per round and the medians."""
+    """Prints the medians."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--user", default="196")
+    parser.add_argument("--models-dir", type=Path, default=Path("models"), help="of a model of MovieLens 100K")
+    parser.add_argument("--data", default="ml-100k", help="whose users to ask for")
     parser.add_argument("--requests", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--echo", metavar="ANSWER_FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.echo:
+        return echo_server(Path(options.echo).read_bytes())
+    require_generator()
+    users = load_dataset(options.data).user_ids
+    requests = [recommender_pb2.RecommendRequest(user_id=users[place % len(users)], k=10) for place in range(12_800)]
     os.sched_setaffinity(0, {GENERATOR_CORE})
-    with pinned(serve_command(options.models_dir)) as address, grpc.insecure_channel(address) as channel:
+    with pinned(serve_command(options.models_dir)) as ours, tempfile.NamedTemporaryFile() as answer:
+        with grpc.insecure_channel(ours) as channel:
+            stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+            answer.write(next(stub.StreamRecommend(streamed(requests[:1]))).SerializeToString())
+            answer.flush()
+        with pinned([sys.executable, "-m", "benchmarks.batch_recommend", "--echo", answer.name]) as echo:
+            rates: dict[str, list[float]] = {"unary": [], "batch": [], "stream": [], "bare stream": []}
+            for turn in range(options.rounds + 1):
+                first = turn * AT_ONCE % len(requests)
+                some = recommender_pb2.BatchRecommendRequest(requests=requests[first : first + AT_ONCE])
+                batches = options.requests // AT_ONCE
+                measured = {
+                    "unary": load(ours, requests[turn].SerializeToString(), options.requests),
+                    "batch": AT_ONCE * load(ours, some.SerializeToString(), batches, BATCH, in_flight=8),
+                    "stream": stream(ours, requests[: options.requests]),
+                    "bare stream": stream(echo, requests[: options.requests]),
+                }
+                for name, rate in measured.items() if turn else ():  # the first round warms up
+                    rates[name].append(rate)
+    for name, of in rates.items():
+        ratio = statistics.median(one / unary for one, unary in zip(of, rates["unary"], strict=True))
+        print(f"{name:<12}{statistics.median(of):>10,.0f} recommendations/s   {ratio:.2f} times unary")
+    return None
+
+
+def stream(address: str, requests: list[recommender_pb2.RecommendRequest]) -> float:
+    """Answers/s of one stream of all requests."""
+    with grpc.insecure_channel(address) as channel:
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        request = recommender_pb2.RecommendRequest(user_id=options.user, k=10)
-        ways: dict[str, Callable[[int], int]] = {
-            "unary": lambda count: unary(stub, request, count),
-            "batch": lambda count: batch(stub, request, count),
-            "stream": lambda count: stream(stub, request, count),
-        }
-        rates: dict[str, list[float]] = {name: [] for name in ways}
-        for turn in range(options.rounds + 1):
-            for name, ask in ways.items():
-                started = time.perf_counter()
-                assert ask(options.requests) == options.requests
-                if turn:  # the first round warms up
-                    rates[name].append(options.requests / (time.perf_counter() - started))
-    medians = {name: statistics.median(of) for name, of in rates.items()}
-    for name, median in medians.items():
-        print(f"{name:<8}{median:>10,.0f} recommendations/s   {median / medians['unary']:.1f} times unary")
+        began = time.perf_counter()
+        answered = sum(bool(answer.outcome.response.items) for answer in stub.StreamRecommend(streamed(requests)))
+        seconds = time.perf_counter() - began
+    assert answered == len(requests)
+    return answered / seconds
 
 
-def unary(
-    stub: recommender_pb2_grpc.RecommenderServiceStub, request: recommender_pb2.RecommendRequest, count: int
-) -> int:
-    """Calls one by one, ``AT_ONCE`` of them in flight."""
-    answered = 0
-    for _ in range(0, count, AT_ONCE):
-        calls = [stub.Recommend.future(request) for _ in range(AT_ONCE)]
-        answered += sum(bool(call.result().items) for call in calls)
-    return answered
+def streamed(requests: list[recommender_pb2.RecommendRequest]) -> Iterator[recommender_pb2.StreamRecommendRequest]:
+    """Each with its place as its id."""
+    for place, request in enumerate(requests):
+        yield recommender_pb2.StreamRecommendRequest(request_id=str(place), request=request)
 
 
-def batch(
-    stub: recommender_pb2_grpc.RecommenderServiceStub, request: recommender_pb2.RecommendRequest, count: int
-) -> int:
-    """Messages of ``AT_ONCE`` requests, four in flight."""
-    message = recommender_pb2.BatchRecommendRequest(requests=[request] * AT_ONCE)
-    answered = 0
-    for _ in range(0, count, 4 * AT_ONCE):
-        calls = [stub.BatchRecommend.future(message) for _ in range(4)]
-        answered += sum(bool(one.response.items) for call in calls for one in call.result().outcomes)
-    return answered
-
-
-def stream(
-    stub: recommender_pb2_grpc.RecommenderServiceStub, request: recommender_pb2.RecommendRequest, count: int
-) -> int:
-    """One stream of all requests."""
-
-    def requests() -> Iterator[recommender_pb2.StreamRecommendRequest]:
-        for place in range(count):
-            yield recommender_pb2.StreamRecommendRequest(request_id=str(place), request=request)
-
-    return sum(bool(answer.outcome.response.items) for answer in stub.StreamRecommend(requests()))
+def echo_server(answer: bytes) -> None:
+    """Serves StreamRecommend with a fixed answer by the plainest server grpcio has, until standard input closes."""
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
+        lambda messages, _context: (answer for _ in messages)
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(16))
+    server.add_registered_method_handlers("shortlist.v1.RecommenderService", {"StreamRecommend": handler})
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    print(f"listening on 127.0.0.1:{port}", flush=True)
+    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -94,6 +94,7 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
     app.start()
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
+    gc.set_threshold(20_000)  # a batch makes thousands of objects, none of them in cycles
     sys.stdout.write(f"listening on {app.address}\n")
     sys.stdout.flush()
     stop.wait()

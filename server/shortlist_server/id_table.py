@@ -10,9 +10,12 @@ Int64Array = npt.NDArray[np.int64]
 
 UNKNOWN = -1
 
+_REMEMBERED = 1 << 16
+"""So many ids of rows are kept at hand, in about 6 MB."""
+
 
 class IdTable:
-    """Both directions between external ids and rows, without any per-id object in memory.
+    """Both directions between external ids and rows, without an object in memory for every id.
 
     Args:
         text: uint8, all ids in UTF-8 one after the other.
@@ -33,6 +36,7 @@ class IdTable:
         self._offsets = offsets
         self._hashes = hashes
         self._rows = rows
+        self._asked_for: dict[int, bytes] = {}  # most answers are of the same items
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -73,5 +77,14 @@ class IdTable:
     def encoded(self, rows: npt.ArrayLike) -> list[bytes]:
         """The external ids of rows (n,) in UTF-8, the i-th for the i-th."""
         rows = np.asarray(rows)
+        numbers = rows.tolist()
+        try:
+            return [self._asked_for[row] for row in numbers]
+        except KeyError:
+            pass
         begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        return [self._view[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
+        encoded = [self._view[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
+        if len(self._asked_for) > _REMEMBERED:
+            self._asked_for.clear()
+        self._asked_for.update(zip(numbers, encoded, strict=True))
+        return encoded

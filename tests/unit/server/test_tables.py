@@ -51,6 +51,15 @@ def test_an_empty_lookup_gives_no_rows() -> None:
     assert table_of(IDS).rows([]).tolist() == []
 
 
+def test_ids_are_the_same_however_often_and_however_many_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("shortlist_server.id_table._REMEMBERED", 2)
+    table = table_of(IDS)
+    rng = np.random.default_rng(3)
+    for _ in range(30):
+        rows = rng.integers(0, len(IDS), 5)
+        assert table.ids(rows) == [IDS[row] for row in rows.tolist()]
+
+
 def test_seen_items_are_those_of_the_user() -> None:
     seen = SeenItems(np.array([0, 2, 2, 3]), np.array([4, 9, 1], dtype=np.int32))
     assert [seen.of(user).tolist() for user in range(3)] == [[4, 9], [], [1]]
