@@ -120,8 +120,9 @@ def build_index(
     why = "the catalogue is so small that exact search is quick, and nothing else was tried"
     if not small:
         say(f"exact search: {chosen}")
-        tuning = tune(vectors, truth, goal, WORTH * chosen.cost, seed, say)
-        curve += tuning.points
+        tuning = tune(vectors, truth, goal, (chosen, search), WORTH, seed, say)
+        chosen = tuning.exact
+        curve = [chosen, *curve[1:], *tuning.points]
         not_measured, why = tuple(tuning.left_out), tuning.why
         if tuning.best is not None:
             index, chosen, search, judged = *tuning.best, truth.halves()[1]
