@@ -24,6 +24,8 @@ _LINKS = 32  # of an item in HNSW's graph
 _EF_CONSTRUCTION = 200
 _MOST_EF_SEARCH = 2_048
 _K_FACTORS = (4, 16, 64)
+_LISTS = 4  # times the root of the number of items
+_LISTS_OF_CODES = 1  # the same; codes are scanned 32 at a time, so that short lists of them are wasteful
 _POINTS_PER_LIST = 64  # that k-means learns from; with FAISS's 256 it takes minutes for a million items
 _STEPS = 20  # of a dial, each a quarter to a half more than the one before
 
@@ -78,7 +80,7 @@ class IndexBuilder:
     def __init__(self, vectors: Float32Array, seed: int) -> None:
         self._seed = seed
         self._vectors = {NO_TRANSFORM: np.ascontiguousarray(vectors)}
-        self._coarse: dict[str, Any] = {}
+        self._coarse: dict[tuple[str, int], Any] = {}
         lengths = np.linalg.norm(vectors, axis=1)
         # Vectors of one length have the same neighbours by either measure.
         self.transforms = (NO_TRANSFORM, L2_AUGMENTED) if np.ptp(lengths) > 1e-3 * lengths.max() else (NO_TRANSFORM,)
@@ -92,11 +94,11 @@ class IndexBuilder:
         eight_bits = _FAISS.ScalarQuantizer.QT_8bit
         match candidate.kind:
             case "ivf":
-                index = _FAISS.IndexIVFFlat(*self._lists(candidate.transform), metric)
+                index = _FAISS.IndexIVFFlat(*self._lists(candidate.transform, _LISTS), metric)
             case "ivf-sq8":
-                index = _FAISS.IndexIVFScalarQuantizer(*self._lists(candidate.transform), eight_bits, metric)
+                index = _FAISS.IndexIVFScalarQuantizer(*self._lists(candidate.transform, _LISTS), eight_bits, metric)
             case "ivf-pq-refine":
-                index = _FAISS.IndexIVFPQFastScan(*self._lists(candidate.transform), parts, 4, metric)
+                index = _FAISS.IndexIVFPQFastScan(*self._lists(candidate.transform, _LISTS_OF_CODES), parts, 4, metric)
             case "pq-refine":
                 index = _FAISS.IndexPQFastScan(size, parts, 4, metric)
             case "hnsw":
@@ -117,20 +119,20 @@ class IndexBuilder:
         metric = _FAISS.METRIC_INNER_PRODUCT if transform == NO_TRANSFORM else _FAISS.METRIC_L2
         return self._vectors[transform], metric
 
-    def _lists(self, transform: str) -> tuple[Any, int, int]:
+    def _lists(self, transform: str, per_root: int) -> tuple[Any, int, int]:
         """A trained coarse quantizer, the number of columns and the number of lists."""
         vectors, metric = self._prepared(transform)
         items, size = vectors.shape
-        lists = min(round(4 * items**0.5), items)
-        if transform not in self._coarse:
+        lists = min(round(per_root * items**0.5), items)
+        if (transform, lists) not in self._coarse:
             quantizer = _FAISS.IndexFlat(size, metric)
             kmeans = _FAISS.Clustering(size, lists)
             kmeans.niter, kmeans.seed = 10, self._seed
             kmeans.min_points_per_centroid, kmeans.max_points_per_centroid = 1, _POINTS_PER_LIST
             kmeans.spherical = metric == _FAISS.METRIC_INNER_PRODUCT
             kmeans.train(vectors, quantizer)
-            self._coarse[transform] = quantizer
-        return self._coarse[transform], size, lists
+            self._coarse[transform, lists] = quantizer
+        return self._coarse[transform, lists], size, lists
 
     def squared_length(self, transform: str) -> dict[str, float]:
         """The search parameter of that name where the transform needs it."""
