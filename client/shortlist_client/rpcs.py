@@ -77,7 +77,8 @@ def recommend_request(
         fallback: what to answer when the model does not know the user, or knows the id without any interaction, or
             knows nothing of the history: "none", "popular" or "cluster", which is what the largest cluster of users
             likes best.
-        rerank: let the model's neural ranker order the best 500 candidates; not for a history.
+        rerank: let the model's neural ranker order the best 500 candidates, offset + k being at most as many; not for
+            a history.
         search_effort: of an approximate index, as a multiple of the published one, 1 to 16; None for 1.
         attributes: item attributes to return with each item, such as "title".
         model_version: the version that shall answer; None for the server's default.

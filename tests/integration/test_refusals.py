@@ -89,6 +89,7 @@ HOSTILE = [
         "history.items[0].weight",
     ),
     (RecommendRequest(history=History(items=[HistoryItem(item_id="i1")]), rerank=True), "rerank"),
+    (RecommendRequest(user_id="u0", offset=491, rerank=True), "rerank"),
     (wanting(Condition(attribute="colour", any_of=[AttributeValue(string_value="red")])), "filter.must[0].attribute"),
     (wanting(Condition(attribute="genres")), "filter.must[0].any_of"),
     (wanting(Condition(attribute="year", any_of=[AttributeValue(string_value="new")])), "filter.must[0].any_of[0]"),

@@ -17,6 +17,7 @@ from shortlist_server.queries import (
     RecommendQuery,
     SimilarItemsQuery,
 )
+from shortlist_server.recommend import RERANK_CANDIDATES
 
 DEFAULT_K = 10
 MAX_K = 1_000
@@ -91,6 +92,8 @@ def _read_others(query: RecommendQuery, request: recommender_pb2.RecommendReques
         raise InvalidField("fallback", f"{request.fallback} is not a value of Fallback")
     query.fallback = _FALLBACKS[request.fallback]
     query.rerank = request.rerank
+    if query.rerank and query.offset + query.k > RERANK_CANDIDATES:  # pages of one order only
+        raise InvalidField("rerank", f"orders the best {RERANK_CANDIDATES} items: offset + k must be at most as many")
     if "min_score" in given:
         query.min_score = request.min_score
         if math.isnan(query.min_score):
