@@ -91,7 +91,7 @@ def serving(command: list[str], *cores: int) -> Iterator[tuple[str, int]]:
 
 def load(
     address: str,
-    request: bytes,
+    message: bytes | Sequence[bytes],
     requests: int = 10_000,
     method: str = METHOD,
     *,
@@ -102,15 +102,17 @@ def load(
 ) -> float:
     """Requests/s with so many in flight over all connections; fails when an answer is no HTTP 200.
 
-    Each connection sends its part of the requests, or as many as it can in so many seconds.
+    Each connection sends its part of the requests, or as many as it can in so many seconds. Several messages are those
+    of a stream, all sent without waiting for answers.
     """
     length = ["-n", str(requests)] if seconds is None else ["-D", f"{round(seconds * 1000)}ms"]
-    with tempfile.NamedTemporaryFile() as message:
-        message.write(b"\0" + struct.pack(">I", len(request)) + request)
-        message.flush()
+    messages = [message] if isinstance(message, bytes) else message
+    with tempfile.NamedTemporaryFile() as body:
+        body.write(b"".join(b"\0" + struct.pack(">I", len(one)) + one for one in messages))
+        body.flush()
         command = ["taskset", "-c", ",".join(map(str, cores)), "h2load", *length]
         command += ["-c", str(connections), "-m", str(in_flight // connections)]
-        command += ["-d", message.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
+        command += ["-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         output = subprocess.run(
             [*command, f"http://{address}{method}"], capture_output=True, text=True, check=True
         ).stdout
