@@ -1,8 +1,8 @@
 """BatchRecommend of 64 and StreamRecommend against unary Recommend: recommendations/s, the server on one core.
 
 All of them come from a native generator on another core, which is never the slower side. Streams of 640 messages, four
-at a time, stand beside those of the plainest grpc server, which answers each message with the same bytes: what gRPC takes
-for a message is most of it. Users differ within a batch and a stream. Rounds alternate and medians are reported.
+at a time, stand beside those of the plainest grpc server, which answers each message with the same bytes: what gRPC
+takes for a message is most of it. Users differ within a batch and a stream. Rounds alternate and medians are reported.
 """
 
 import argparse
