@@ -6,7 +6,7 @@ written in parts. https://protobuf.dev/programming-guides/encoding/ describes it
 """
 
 from collections.abc import Sequence
-from functools import cache
+from functools import cache, lru_cache
 from typing import Any
 
 import numpy as np
@@ -62,6 +62,7 @@ def _item_head(number: int, id_length: int) -> bytes:
     return _head(number, len(id_head) + id_length + 5) + id_head
 
 
+@lru_cache(1 << 12)
 def _head(number: int, length: int) -> bytes:
     tag = number << 3 | _LENGTH_DELIMITED
     varint = bytearray()
