@@ -30,6 +30,12 @@ _DIALS = {
     "hnsw": frozenset({"efSearch"}),
     "hnsw-sq8": frozenset({"efSearch"}),
 }
+_GROWTH = {"hnsw": 1.0, "hnsw-sq8": 1.0, "ivf": 1 / 3, "ivf-sq8": 1 / 3, "ivf-pq-refine": 1 / 3, "pq-refine": 1 / 2}
+"""By which power of the depth the work grows that finds the same share of the best (docs/decisions/0015)."""
+
+USUAL_K = 16
+"""What an index was tuned for that does not say: k of 10, which servers round up."""
+
 _L2_AUGMENTED = "l2-augmented"
 _SQUARED_LENGTH = "squared_length"
 _MOST_EF_SEARCH = 16_384
@@ -72,6 +78,7 @@ class FaissIndex:
         kind: as in the manifest's ``IndexInfo``.
         transform: "none" or "l2-augmented".
         search_parameters: FAISS's, and "squared_length" where the transform needs it.
+        usual_k: for searches of how many items, or fewer, the parameters are.
 
     Attributes:
         kind: as given.
@@ -80,8 +87,16 @@ class FaissIndex:
             has the vectors should score what was found again.
     """
 
-    def __init__(self, index: Any, kind: str, transform: str, search_parameters: Mapping[str, float]) -> None:
+    def __init__(
+        self,
+        index: Any,
+        kind: str,
+        transform: str,
+        search_parameters: Mapping[str, float],
+        usual_k: int = USUAL_K,
+    ) -> None:
         self._index = index
+        self._usual_k = usual_k
         self._augmented = transform == _L2_AUGMENTED
         self._parameters = dict(search_parameters)
         self.kind = kind
@@ -89,6 +104,18 @@ class FaissIndex:
         self.rounded_scores = self._augmented or kind.endswith("sq8")
         # FAISS only reads them, and making them takes as long as a small part of a search.
         self._usual_settings = lru_cache(64)(lambda k, effort: self._settings(self._index, k, effort, None))
+
+    def growth(self, k: int, share: float) -> float:
+        """How many times the usual work it takes to find as large a part of the best ``k`` of what a filter lets pass.
+
+        The best k of a tenth of the items lie among the best 10 k of all, which is as deep.
+
+        Args:
+            k: how many items.
+            share: of the items that pass, above 0.
+        """
+        depth = max(1.0, k / share / self._usual_k)
+        return float(depth ** _GROWTH.get(self.kind, 0.0))
 
     def search(
         self, queries: Float32Array, k: int, effort: float = 1.0, allowed: AllowedItems | None = None
@@ -98,8 +125,8 @@ class FaissIndex:
         Args:
             queries: (b, d) float32.
             k: how many items for each.
-            effort: how many times as much of the index shall be searched as its manifest says, 1 to ``MOST_EFFORT``; it
-                makes no difference to an exact index.
+            effort: how many times as much of the index shall be searched as it takes by its manifest, 1 to
+                ``MOST_EFFORT``; it makes no difference to an exact index.
             allowed: the only items that may be found; None for all.
 
         Returns:
@@ -110,7 +137,8 @@ class FaissIndex:
         if allowed is None:
             settings = self._usual_settings(k, effort)
         else:
-            settings = self._settings(self._index, k, effort, _FAISS.IDSelectorBitmap(allowed.bitmap))
+            selector = _FAISS.IDSelectorBitmap(allowed.bitmap)
+            settings = self._settings(self._index, k, effort, selector, allowed.share)
         if not self._augmented:
             scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k, params=settings)
         else:
@@ -123,13 +151,15 @@ class FaissIndex:
         scores[rows < 0] = -np.inf
         return scores, rows
 
-    def _settings(self, index: Any, k: int, effort: float, selector: Any) -> Any:
+    def _settings(self, index: Any, k: int, effort: float, selector: Any, share: float = 1.0) -> Any:
         """New FAISS search parameters, so that no call changes the index that others are searching."""
         index = _FAISS.downcast_index(index)
         if isinstance(index, _FAISS.IndexRefine):
+            # So many times k are scored again: that grows with k by itself.
             factor = min(effort * self._parameters["k_factor"], max(1.0, index.ntotal / k))
-            base = self._settings(index.base_index, k, effort, selector)
+            base = self._settings(index.base_index, k, effort, selector, share)
             return _FAISS.IndexRefineSearchParameters(k_factor=factor, base_index_params=base)
+        effort *= self.growth(k, share)
         if isinstance(index, _FAISS.IndexIVF):
             nprobe = min(round(effort * self._parameters["nprobe"]), index.nlist)
             return _FAISS.SearchParametersIVF(nprobe=nprobe, sel=selector)
@@ -139,13 +169,14 @@ class FaissIndex:
         return None if selector is None else _FAISS.SearchParameters(sel=selector)
 
 
-def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...]) -> FaissIndex:
+def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...], usual_k: int = USUAL_K) -> FaissIndex:
     """Reads an index file. Its vectors are mapped into memory, which processes that serve the same version share.
 
     Args:
         path: the file.
         info: what the manifest says of it.
         shape: (items, d) of the vectors that it must be over.
+        usual_k: for searches of how many items its parameters are.
 
     Raises:
         BadModel: it is no index, or another than the manifest describes; the text names the file.
@@ -175,7 +206,7 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...])
         f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "
         f"{sorted(expected)}",
     )
-    return FaissIndex(index, info.kind, info.transform or "none", parameters)
+    return FaissIndex(index, info.kind, info.transform or "none", parameters, usual_k)
 
 
 def _kind_of(index: Any) -> str:

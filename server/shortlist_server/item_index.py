@@ -1,5 +1,6 @@
 """Nearest items by inner product, exactly k of them whatever is left out."""
 
+import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -52,12 +53,20 @@ class ItemIndex:
         index: an inner-product index whose i-th vector is ``vectors[i] * scale[i]``.
         vectors: (items, d) float32.
         scale: (items,) float32 that brings each vector to the length it has in the index; None for as it is.
+        scan_cost: how many times the usual search of the index it takes to score every item.
     """
 
-    def __init__(self, index: FaissIndex, vectors: Float32Array, scale: Float32Array | None = None) -> None:
+    def __init__(
+        self,
+        index: FaissIndex,
+        vectors: Float32Array,
+        scale: Float32Array | None = None,
+        scan_cost: float = math.inf,
+    ) -> None:
         self._index = index
         self._vectors = vectors
         self._scale = scale
+        self._scan_cost = scan_cost
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -70,15 +79,15 @@ class ItemIndex:
     def search(self, searches: Sequence[Search]) -> list[Neighbours]:
         """The best allowed items of each search: exactly k wherever so many are allowed and not excluded.
 
-        An approximate index is asked for as many more as are excluded. Where that is a large part of the catalogue, the
-        filter is restrictive, or the index brings too few, the allowed items are scored instead, every one of them.
+        An approximate index is asked for as many more as are excluded. Where it would take longer than scoring every
+        item, the filter is restrictive, or the index brings too few, all allowed items are scored instead.
         """
         found: list[Neighbours | None] = [None] * len(searches)
         together = defaultdict(list)
         for place, search in enumerate(searches):
-            if not self._index.exact and self._suits_index(search):
-                # Rounded up, so that searches for nearly as many items are one call.
-                wanted = 1 << (search.k + len(search.excluded) - 1).bit_length()
+            # Rounded up, so that searches for nearly as many items are one call.
+            wanted = 1 << (search.k + len(search.excluded) - 1).bit_length()
+            if not self._index.exact and self._suits_index(search, wanted):
                 together[wanted, search.effort, search.allowed].append(place)
         for (wanted, effort, allowed), places in together.items():
             queries = np.array([searches[place].vector for place in places])
@@ -102,10 +111,11 @@ class ItemIndex:
             rows, scores = rows[order], scores[order]
         return Neighbours(rows[: search.k], scores[: search.k])
 
-    def _suits_index(self, search: Search) -> bool:
-        if search.allowed is not None and search.allowed.share < _RESTRICTIVE:
+    def _suits_index(self, search: Search, wanted: int) -> bool:
+        share = 1.0 if search.allowed is None else search.allowed.share
+        if share < _RESTRICTIVE or search.k + len(search.excluded) > max(len(self) // _SCAN_SHARE, search.k):
             return False
-        return search.k + len(search.excluded) <= max(len(self) // _SCAN_SHARE, search.k)
+        return search.effort * self._index.growth(wanted, share) <= self._scan_cost
 
     def _scan(self, searches: Sequence[Search], found: list[Neighbours | None]) -> None:
         """Scores every allowed item for the searches that have found nothing yet."""

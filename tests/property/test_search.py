@@ -176,3 +176,51 @@ def test_filters_of_any_selectivity_bring_the_best_of_what_they_allow(share: flo
         hits += len(set(best) & set(neighbours.rows.tolist()))
         wanted += len(best)
     assert hits >= (0.97 * wanted if share == 0.5 else wanted)
+
+
+def share_found(index: ItemIndex, vectors: npt.NDArray[np.float32], searches: list[Search]) -> float:
+    """The mean share of the best that may come back, by brute force."""
+    shares = []
+    for search, found in zip(searches, index.search(searches), strict=True):
+        exact = vectors @ search.vector
+        exact[search.excluded] = -np.inf
+        if search.allowed is not None:
+            exact[~search.allowed.mask] = -np.inf
+        best = np.argpartition(-exact, search.k)[: search.k]
+        shares.append(len(set(best.tolist()) & set(found.rows.tolist())) / search.k)
+    return float(np.mean(shares))
+
+
+@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+def test_what_lies_deep_is_found_as_well_as_what_lies_on_top(kind: str, rng: np.random.Generator) -> None:
+    items, size = 20_000, 16
+    vectors = (rng.standard_normal((items, size)) * rng.lognormal(0, 0.3, (items, 1))).astype(np.float32)
+    queries = rng.standard_normal((60, size)).astype(np.float32)
+    factory, parameters = {"ivf": ("IVF200,Flat", {"nprobe": 75.0}), "hnsw": ("HNSW24", {"efSearch": 40.0})}[kind]
+    built = faiss.index_factory(size, factory, faiss.METRIC_INNER_PRODUCT)
+    built.train(vectors)
+    built.add(vectors)
+    index = ItemIndex(FaissIndex(built, kind, "none", parameters), vectors)
+    on_top = share_found(index, vectors, [Search(query, 10) for query in queries])
+    assert 0.93 < on_top < 1
+
+    best = np.argsort(-(queries @ vectors.T), axis=1)
+    seen = [Search(query, 10, np.sort(ranked[:100])) for query, ranked in zip(queries, best, strict=True)]
+    allowed = AllowedItems(rng.random(items) < 0.2)
+    for searches in (
+        seen,
+        [Search(query, 100) for query in queries],
+        [Search(q, 10, allowed=allowed) for q in queries],
+    ):
+        assert share_found(index, vectors, searches) > on_top - 0.02
+
+
+def test_a_search_that_would_cost_more_than_scoring_every_item_scores_every_item() -> None:
+    built = faiss.IndexIVFFlat(faiss.IndexFlatIP(SIZE), SIZE, 40, faiss.METRIC_INNER_PRODUCT)
+    built.cp.min_points_per_centroid = 1
+    built.train(VECTORS)
+    built.add(VECTORS)
+    index = ItemIndex(FaissIndex(built, "ivf", "none", {"nprobe": 1}), VECTORS, scan_cost=1.5)
+    some = np.random.default_rng(2).standard_normal((50, SIZE)).astype(np.float32)
+    assert share_found(index, VECTORS, [Search(query, 3) for query in some]) < 0.9
+    assert share_found(index, VECTORS, [Search(query, 3, effort=1.6) for query in some]) == 1

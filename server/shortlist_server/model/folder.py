@@ -1,6 +1,7 @@
 """Reading one model folder, and refusing it when it is not what its manifest says."""
 
 import hashlib
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from google.protobuf import json_format
 from shortlist.v1 import manifest_pb2
 from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.errors import BadModel
-from shortlist_server.faiss_index import read_faiss_index
+from shortlist_server.faiss_index import USUAL_K, read_faiss_index
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
@@ -298,4 +299,16 @@ def _item_index(
     vectors: npt.NDArray[np.float32],
     scale: npt.NDArray[np.float32] | None = None,
 ) -> ItemIndex:
-    return ItemIndex(read_faiss_index(path, info, vectors.shape), vectors, scale)
+    usual_k = 1 << (info.goal.k - 1).bit_length() if info.goal.k > 0 else USUAL_K  # as searches are rounded up
+    return ItemIndex(read_faiss_index(path, info, vectors.shape, usual_k), vectors, scale, _scan_cost(info))
+
+
+def _scan_cost(info: manifest_pb2.IndexInfo) -> float:
+    """How many times the published search it takes to score every item, as measured; infinite where it was not."""
+
+    def cost(point: manifest_pb2.IndexPoint) -> float:
+        return float(math.sqrt(point.single_query_micros * point.batch_micros_per_query))
+
+    exact = [cost(point) for point in info.curve if point.kind == "flat"]
+    chosen = [cost(point) for point in info.curve if point.chosen]
+    return exact[0] / chosen[0] if exact and chosen and chosen[0] > 0 else math.inf

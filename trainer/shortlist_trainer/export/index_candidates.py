@@ -25,6 +25,7 @@ _EF_CONSTRUCTION = 200
 _MOST_EF_SEARCH = 2_048
 _K_FACTORS = (4, 16, 64)
 _LISTS = 4  # times the root of the number of items
+_LISTS_GROWTH = 1 / 3  # by which power of the depth a server looks into more lists
 _LISTS_OF_CODES = 1  # the same; codes are scanned 32 at a time, so that short lists of them are wasteful
 _POINTS_PER_LIST = 64  # that k-means learns from; with FAISS's 256 it takes minutes for a million items
 _STEPS = 20  # of a dial, each a quarter to a half more than the one before
@@ -161,27 +162,36 @@ def _spread(least: float, most: float) -> list[float]:
     return values
 
 
-def search_of(index: Any, transform: str, parameters: Mapping[str, float]) -> Search:
-    """How a candidate searches with a setting of its dial."""
+def search_of(index: Any, transform: str, parameters: Mapping[str, float], usual_k: int | None = None) -> Search:
+    """How a candidate searches with a setting of its dial, as a server does.
+
+    Args:
+        index: the FAISS index.
+        transform: as in ``Candidate``.
+        parameters: the setting.
+        usual_k: for searches of how many items the setting is; None for any. Those of more look further.
+    """
 
     def search(queries: Float32Array, k: int) -> Int64Array:
         if transform == L2_AUGMENTED:
             queries = np.hstack([queries, np.zeros((len(queries), 1), np.float32)])
-        rows: Int64Array = index.search(queries, k, params=_search_parameters(index, parameters, k))[1]
+        depth = 1.0 if usual_k is None else max(1.0, k / usual_k)
+        rows: Int64Array = index.search(queries, k, params=_search_parameters(index, parameters, k, depth))[1]
         return rows
 
     return search
 
 
-def _search_parameters(index: Any, parameters: Mapping[str, float], k: int) -> Any:
+def _search_parameters(index: Any, parameters: Mapping[str, float], k: int, depth: float) -> Any:
     index = _FAISS.downcast_index(index)
     if isinstance(index, _FAISS.IndexRefine):
-        base = _search_parameters(index.base_index, parameters, k)
+        base = _search_parameters(index.base_index, parameters, k, depth)
         return _FAISS.IndexRefineSearchParameters(k_factor=parameters["k_factor"], base_index_params=base)
     if isinstance(index, _FAISS.IndexIVF):
-        return _FAISS.SearchParametersIVF(nprobe=int(parameters["nprobe"]))
+        nprobe = min(round(parameters["nprobe"] * depth**_LISTS_GROWTH), index.nlist)
+        return _FAISS.SearchParametersIVF(nprobe=nprobe)
     if isinstance(index, _FAISS.IndexHNSW):
-        return _FAISS.SearchParametersHNSW(efSearch=max(int(parameters["efSearch"]), k))
+        return _FAISS.SearchParametersHNSW(efSearch=max(round(parameters["efSearch"] * depth), k))
     return None
 
 

@@ -58,6 +58,11 @@ class IndexGoal:
     exact_below: int = 256_000
     seconds: float = 400.0
 
+    @property
+    def usual_k(self) -> int:
+        """How many items a server asks for, which rounds up."""
+        return 1 << (self.k - 1).bit_length()
+
     def __str__(self) -> str:
         within = "" if self.memory_bytes is None else f" within {self.memory_bytes / 1e6:,g} MB"
         return f"recall {self.recall:g} at {self.k}{within}"
@@ -182,7 +187,7 @@ def tune(
             done.add(candidate.family)  # on the sample the others of the family cost more
         if best is not None:
             most_cost = min(most_cost, best.cost)
-            met.append((index, best, search_of(index, candidate.transform, best.search_parameters)))
+            met.append((index, best, search_of(index, candidate.transform, best.search_parameters, goal.usual_k)))
     _choose(tuning, met, exact, worth, truth, goal)
     return tuning
 
@@ -331,7 +336,9 @@ class _Sweep:
     def _at(self, setting: Mapping[str, float]) -> tuple[Measured, IndexPoint]:
         key = tuple(setting.items())
         if key not in self._measured:
-            measured = self._truth.measure(search_of(self._index, self._candidate.transform, setting), self._goal.k)
+            measured = self._truth.measure(
+                search_of(self._index, self._candidate.transform, setting, self._goal.usual_k), self._goal.k
+            )
             kind, transform = self._candidate.kind, self._candidate.transform
             held_out = measured.shares[-self._middle :]
             point = _point(kind, transform, {**setting, **self._extra}, measured, held_out, self._bytes)
