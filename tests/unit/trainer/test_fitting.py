@@ -1,6 +1,7 @@
 """The training loop: resuming, stopping early, stopping by the user, and what it refuses."""
 
 import signal
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -99,6 +100,14 @@ def test_a_broken_checkpoint_is_named(tmp_path: Path) -> None:
     run = replace(training_run(), checkpoint=Checkpoint(path, resume=True))
     with pytest.raises(ConfigError, match=r"c\.safetensors cannot be read.*without --resume"):
         fit(MatrixFactorization, CONFIG, INTERACTIONS, run)
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """As at a terminal: what a shell runs in the background ignores Ctrl-C."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 class _Interrupted(MatrixFactorization):
