@@ -11,7 +11,7 @@ Int64Array = npt.NDArray[np.int64]
 UNKNOWN = -1
 
 _REMEMBERED = 1 << 16
-"""So many ids of rows are kept at hand, in about 6 MB."""
+"""So many ids of rows are kept at hand: 7 to 9 MB where they are short."""
 
 
 class IdTable:
@@ -84,7 +84,8 @@ class IdTable:
             pass
         begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
         encoded = [self._view[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
-        if len(self._asked_for) > _REMEMBERED:
-            self._asked_for.clear()
-        self._asked_for.update(zip(numbers, encoded, strict=True))
+        if len(numbers) <= _REMEMBERED:
+            if len(self._asked_for) + len(numbers) > _REMEMBERED:
+                self._asked_for.clear()
+            self._asked_for.update(zip(numbers, encoded, strict=True))
         return encoded

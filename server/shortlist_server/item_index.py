@@ -113,7 +113,7 @@ class ItemIndex:
 
     def _suits_index(self, search: Search, wanted: int) -> bool:
         share = 1.0 if search.allowed is None else search.allowed.share
-        if share < _RESTRICTIVE or search.k + len(search.excluded) > max(len(self) // _SCAN_SHARE, search.k):
+        if share < _RESTRICTIVE or search.k + len(search.excluded) > len(self) // _SCAN_SHARE:
             return False
         return search.effort * self._index.growth(wanted, share) <= self._scan_cost
 

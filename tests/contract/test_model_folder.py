@@ -206,6 +206,7 @@ def l2_index() -> bytes:
     [
         ("seen.safetensors", {"items": np.full(SEEN_ITEMS, 200, np.int32)}, "names items that the model lacks"),
         ("seen.safetensors", {"items": np.zeros(3, np.int32)}, "offsets that do not fit its items"),
+        ("seen.safetensors", {"items": np.zeros(SEEN_ITEMS, np.int32)}, "not ascending within a user"),
         ("seen.safetensors", {"offsets": np.zeros(5, np.int64)}, "another number of users"),
         ("user_ids.safetensors", {"text": np.zeros(3, np.uint8)}, "offsets that do not fit its text"),
         ("item_ids.safetensors", {"rows": np.zeros(3, np.uint32)}, "is for .* rows"),
@@ -265,9 +266,9 @@ def test_the_manifests_search_parameters_are_searched_with(tmp_path: Path, rng: 
     ivf.add(embeddings.items)
     rewrite(folder, "items.faiss", bytes(faiss.serialize_index(ivf).tobytes()))
 
-    def found_with(nprobe: int) -> int:
+    def found_with(nprobe: int, **more: object) -> int:
         # Written as before there were transforms, goals and curves.
-        change_manifest(folder, item_index={"kind": "ivf", "search_parameters": {"nprobe": nprobe}})
+        change_manifest(folder, item_index={"kind": "ivf", "search_parameters": {"nprobe": nprobe}, **more})
         recommender = load_model(folder, "cpu").recommender
         return sum(
             len(set(found.rows) & best)
@@ -277,6 +278,9 @@ def test_the_manifests_search_parameters_are_searched_with(tmp_path: Path, rng: 
     users = embeddings.users
     truth = [set(np.argsort(-(embeddings.items @ user))[:10].tolist()) for user in users]
     assert found_with(1) < found_with(50) == 200
+    # A search for more than it was tuned for looks further, and scores every item where that takes less.
+    assert found_with(1) < found_with(1, goal={"recall": 0.5, "k": 1}) < 200
+    assert found_with(1, scan_cost=0.5) == 200
 
 
 def test_a_folder_that_is_still_being_copied_is_served_once_it_is_whole(folder: Path) -> None:

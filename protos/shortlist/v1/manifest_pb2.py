@@ -25,7 +25,7 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshortlist/v1/manifest.proto\x12\x0cshortlist.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x07\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12I\n\x0fhyperparameters\x18\x05 \x03(\x0b\x32\x30.shortlist.v1.ModelManifest.HyperparametersEntry\x12\x12\n\nuser_count\x18\x06 \x01(\x03\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\x08 \x01(\x05\x12\x14\n\x0c\x62ias_columns\x18\t \x01(\x05\x12\x16\n\x0escore_constant\x18\n \x01(\x01\x12+\n\nscore_kind\x18\x0b \x01(\x0e\x32\x17.shortlist.v1.ScoreKind\x12+\n\nitem_index\x18\x0c \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x30\n\x0fneighbour_index\x18\r \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x34\n\x0fitem_attributes\x18\x0e \x03(\x0b\x32\x1b.shortlist.v1.ItemAttribute\x12,\n\nevaluation\x18\x0f \x01(\x0b\x32\x18.shortlist.v1.Evaluation\x12\x31\n\rtraining_data\x18\x10 \x01(\x0b\x32\x1a.shortlist.v1.TrainingData\x12=\n\tlibraries\x18\x11 \x03(\x0b\x32*.shortlist.v1.ModelManifest.LibrariesEntry\x12&\n\x05\x66iles\x18\x12 \x03(\x0b\x32\x17.shortlist.v1.ModelFile\x12+\n\x08\x63lusters\x18\x13 \x01(\x0b\x32\x19.shortlist.v1.ClusterInfo\x12(\n\x06ranker\x18\x14 \x01(\x0b\x32\x18.shortlist.v1.RankerInfo\x12)\n\x07\x66old_in\x18\x15 \x01(\x0b\x32\x18.shortlist.v1.FoldInInfo\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xcd\x02\n\tIndexInfo\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12H\n\x11search_parameters\x18\x02 \x03(\x0b\x32-.shortlist.v1.IndexInfo.SearchParametersEntry\x12-\n\x07recalls\x18\x03 \x03(\x0b\x32\x1c.shortlist.v1.MeasuredRecall\x12\x11\n\ttransform\x18\x04 \x01(\t\x12%\n\x04goal\x18\x05 \x01(\x0b\x32\x17.shortlist.v1.IndexGoal\x12\x0b\n\x03why\x18\x06 \x01(\t\x12\'\n\x05\x63urve\x18\x07 \x03(\x0b\x32\x18.shortlist.v1.IndexPoint\x12\x10\n\x08left_out\x18\x08 \x03(\t\x1a\x37\n\x15SearchParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"I\n\tIndexGoal\x12\x0e\n\x06recall\x18\x01 \x01(\x01\x12\t\n\x01k\x18\x02 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x0b\n\x03met\x18\x04 \x01(\x08\"\x9d\x02\n\nIndexPoint\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\ttransform\x18\x02 \x01(\t\x12I\n\x11search_parameters\x18\x03 \x03(\x0b\x32..shortlist.v1.IndexPoint.SearchParametersEntry\x12\x0e\n\x06recall\x18\x04 \x01(\x01\x12\x1b\n\x13single_query_micros\x18\x05 \x01(\x01\x12\x1e\n\x16\x62\x61tch_micros_per_query\x18\x06 \x01(\x01\x12\r\n\x05\x62ytes\x18\x07 \x01(\x03\x12\x0e\n\x06\x63hosen\x18\x08 \x01(\x08\x1a\x37\n\x15SearchParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\x0eMeasuredRecall\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x0f\n\x07queries\x18\x03 \x01(\x05\"\xa7\x01\n\x0b\x43lusterInfo\x12\'\n\x05users\x18\x01 \x01(\x0b\x32\x18.shortlist.v1.Clustering\x12\'\n\x05items\x18\x02 \x01(\x0b\x32\x18.shortlist.v1.Clustering\x12-\n\x07ranking\x18\x03 \x01(\x0e\x32\x1c.shortlist.v1.ClusterRanking\x12\x17\n\x0fminimum_support\x18\x04 \x03(\x03\"W\n\nClustering\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x11\n\tchosen_by\x18\x02 \x01(\t\x12\x12\n\nsilhouette\x18\x03 \x01(\x01\x12\x13\n\x0bunclustered\x18\x04 \x01(\x03\"\"\n\nRankerInfo\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\"\x88\x01\n\nFoldInInfo\x12\x0e\n\x06solver\x18\x01 \x01(\t\x12\x19\n\x11unobserved_weight\x18\x02 \x01(\x01\x12\x16\n\x0eregularization\x18\x03 \x01(\x01\x12\x1f\n\x17regularization_exponent\x18\x04 \x01(\x01\x12\x16\n\x0enoise_variance\x18\x05 \x01(\x01\"H\n\rItemAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.shortlist.v1.AttributeType\"\x87\x03\n\nEvaluation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x1d\n\x15training_interactions\x18\x03 \x01(\x03\x12\x19\n\x11test_interactions\x18\x04 \x01(\x03\x12\x19\n\x11\x63old_interactions\x18\x05 \x01(\x03\x12\x36\n\x07metrics\x18\x06 \x03(\x0b\x32%.shortlist.v1.Evaluation.MetricsEntry\x12:\n\tbaselines\x18\x07 \x03(\x0b\x32\'.shortlist.v1.Evaluation.BaselinesEntry\x12\x14\n\x0crefit_on_all\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aI\n\x0e\x42\x61selinesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.shortlist.v1.MetricSet:\x02\x38\x01\"r\n\tMetricSet\x12\x35\n\x07metrics\x18\x01 \x03(\x0b\x32$.shortlist.v1.MetricSet.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x91\x01\n\x0cTrainingData\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x19\n\x11interaction_count\x18\x04 \x01(\x03\x12\x19\n\x11\x64uplicates_merged\x18\x05 \x01(\x03\x12\x18\n\x10\x62\x61\x64_rows_skipped\x18\x06 \x01(\x03\"=\n\tModelFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*Y\n\tScoreKind\x12\x1a\n\x16SCORE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SCORE_KIND_RATING\x10\x01\x12\x19\n\x15SCORE_KIND_PREFERENCE\x10\x02*m\n\x0e\x43lusterRanking\x12\x1f\n\x1b\x43LUSTER_RANKING_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43LUSTER_RANKING_MEAN_RATING\x10\x01\x12\x19\n\x15\x43LUSTER_RANKING_SHARE\x10\x02*\xb6\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x16\n\x12\x41TTRIBUTE_TYPE_INT\x10\x02\x12\x19\n\x15\x41TTRIBUTE_TYPE_DOUBLE\x10\x03\x12\x17\n\x13\x41TTRIBUTE_TYPE_BOOL\x10\x04\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_STRING_LIST\x10\x05\x42\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bshortlist/v1/manifest.proto\x12\x0cshortlist.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xa8\x07\n\rModelManifest\x12\x16\n\x0e\x66ormat_version\x18\x01 \x01(\r\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12+\n\x07\x63reated\x18\x03 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x12\n\nmodel_name\x18\x04 \x01(\t\x12I\n\x0fhyperparameters\x18\x05 \x03(\x0b\x32\x30.shortlist.v1.ModelManifest.HyperparametersEntry\x12\x12\n\nuser_count\x18\x06 \x01(\x03\x12\x12\n\nitem_count\x18\x07 \x01(\x03\x12\x16\n\x0e\x65mbedding_size\x18\x08 \x01(\x05\x12\x14\n\x0c\x62ias_columns\x18\t \x01(\x05\x12\x16\n\x0escore_constant\x18\n \x01(\x01\x12+\n\nscore_kind\x18\x0b \x01(\x0e\x32\x17.shortlist.v1.ScoreKind\x12+\n\nitem_index\x18\x0c \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x30\n\x0fneighbour_index\x18\r \x01(\x0b\x32\x17.shortlist.v1.IndexInfo\x12\x34\n\x0fitem_attributes\x18\x0e \x03(\x0b\x32\x1b.shortlist.v1.ItemAttribute\x12,\n\nevaluation\x18\x0f \x01(\x0b\x32\x18.shortlist.v1.Evaluation\x12\x31\n\rtraining_data\x18\x10 \x01(\x0b\x32\x1a.shortlist.v1.TrainingData\x12=\n\tlibraries\x18\x11 \x03(\x0b\x32*.shortlist.v1.ModelManifest.LibrariesEntry\x12&\n\x05\x66iles\x18\x12 \x03(\x0b\x32\x17.shortlist.v1.ModelFile\x12+\n\x08\x63lusters\x18\x13 \x01(\x0b\x32\x19.shortlist.v1.ClusterInfo\x12(\n\x06ranker\x18\x14 \x01(\x0b\x32\x18.shortlist.v1.RankerInfo\x12)\n\x07\x66old_in\x18\x15 \x01(\x0b\x32\x18.shortlist.v1.FoldInInfo\x1a\x36\n\x14HyperparametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\x1a\x30\n\x0eLibrariesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\t:\x02\x38\x01\"\xe0\x02\n\tIndexInfo\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12H\n\x11search_parameters\x18\x02 \x03(\x0b\x32-.shortlist.v1.IndexInfo.SearchParametersEntry\x12-\n\x07recalls\x18\x03 \x03(\x0b\x32\x1c.shortlist.v1.MeasuredRecall\x12\x11\n\ttransform\x18\x04 \x01(\t\x12%\n\x04goal\x18\x05 \x01(\x0b\x32\x17.shortlist.v1.IndexGoal\x12\x0b\n\x03why\x18\x06 \x01(\t\x12\'\n\x05\x63urve\x18\x07 \x03(\x0b\x32\x18.shortlist.v1.IndexPoint\x12\x10\n\x08left_out\x18\x08 \x03(\t\x12\x11\n\tscan_cost\x18\t \x01(\x01\x1a\x37\n\x15SearchParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"I\n\tIndexGoal\x12\x0e\n\x06recall\x18\x01 \x01(\x01\x12\t\n\x01k\x18\x02 \x01(\x05\x12\x14\n\x0cmemory_bytes\x18\x03 \x01(\x03\x12\x0b\n\x03met\x18\x04 \x01(\x08\"\x9d\x02\n\nIndexPoint\x12\x0c\n\x04kind\x18\x01 \x01(\t\x12\x11\n\ttransform\x18\x02 \x01(\t\x12I\n\x11search_parameters\x18\x03 \x03(\x0b\x32..shortlist.v1.IndexPoint.SearchParametersEntry\x12\x0e\n\x06recall\x18\x04 \x01(\x01\x12\x1b\n\x13single_query_micros\x18\x05 \x01(\x01\x12\x1e\n\x16\x62\x61tch_micros_per_query\x18\x06 \x01(\x01\x12\r\n\x05\x62ytes\x18\x07 \x01(\x03\x12\x0e\n\x06\x63hosen\x18\x08 \x01(\x08\x1a\x37\n\x15SearchParametersEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"<\n\x0eMeasuredRecall\x12\t\n\x01k\x18\x01 \x01(\x05\x12\x0e\n\x06recall\x18\x02 \x01(\x01\x12\x0f\n\x07queries\x18\x03 \x01(\x05\"\xa7\x01\n\x0b\x43lusterInfo\x12\'\n\x05users\x18\x01 \x01(\x0b\x32\x18.shortlist.v1.Clustering\x12\'\n\x05items\x18\x02 \x01(\x0b\x32\x18.shortlist.v1.Clustering\x12-\n\x07ranking\x18\x03 \x01(\x0e\x32\x1c.shortlist.v1.ClusterRanking\x12\x17\n\x0fminimum_support\x18\x04 \x03(\x03\"W\n\nClustering\x12\r\n\x05\x63ount\x18\x01 \x01(\x05\x12\x11\n\tchosen_by\x18\x02 \x01(\t\x12\x12\n\nsilhouette\x18\x03 \x01(\x01\x12\x13\n\x0bunclustered\x18\x04 \x01(\x03\"\"\n\nRankerInfo\x12\x14\n\x0c\x61rchitecture\x18\x01 \x01(\t\"\x88\x01\n\nFoldInInfo\x12\x0e\n\x06solver\x18\x01 \x01(\t\x12\x19\n\x11unobserved_weight\x18\x02 \x01(\x01\x12\x16\n\x0eregularization\x18\x03 \x01(\x01\x12\x1f\n\x17regularization_exponent\x18\x04 \x01(\x01\x12\x16\n\x0enoise_variance\x18\x05 \x01(\x01\"H\n\rItemAttribute\x12\x0c\n\x04name\x18\x01 \x01(\t\x12)\n\x04type\x18\x02 \x01(\x0e\x32\x1b.shortlist.v1.AttributeType\"\x87\x03\n\nEvaluation\x12\x10\n\x08protocol\x18\x01 \x01(\t\x12\r\n\x05split\x18\x02 \x01(\t\x12\x1d\n\x15training_interactions\x18\x03 \x01(\x03\x12\x19\n\x11test_interactions\x18\x04 \x01(\x03\x12\x19\n\x11\x63old_interactions\x18\x05 \x01(\x03\x12\x36\n\x07metrics\x18\x06 \x03(\x0b\x32%.shortlist.v1.Evaluation.MetricsEntry\x12:\n\tbaselines\x18\x07 \x03(\x0b\x32\'.shortlist.v1.Evaluation.BaselinesEntry\x12\x14\n\x0crefit_on_all\x18\x08 \x01(\x08\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\x1aI\n\x0e\x42\x61selinesEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12&\n\x05value\x18\x02 \x01(\x0b\x32\x17.shortlist.v1.MetricSet:\x02\x38\x01\"r\n\tMetricSet\x12\x35\n\x07metrics\x18\x01 \x03(\x0b\x32$.shortlist.v1.MetricSet.MetricsEntry\x1a.\n\x0cMetricsEntry\x12\x0b\n\x03key\x18\x01 \x01(\t\x12\r\n\x05value\x18\x02 \x01(\x01:\x02\x38\x01\"\x91\x01\n\x0cTrainingData\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x02 \x01(\t\x12\x13\n\x0b\x66ingerprint\x18\x03 \x01(\t\x12\x19\n\x11interaction_count\x18\x04 \x01(\x03\x12\x19\n\x11\x64uplicates_merged\x18\x05 \x01(\x03\x12\x18\n\x10\x62\x61\x64_rows_skipped\x18\x06 \x01(\x03\"=\n\tModelFile\x12\x0c\n\x04name\x18\x01 \x01(\t\x12\x12\n\nsize_bytes\x18\x02 \x01(\x03\x12\x0e\n\x06sha256\x18\x03 \x01(\t*Y\n\tScoreKind\x12\x1a\n\x16SCORE_KIND_UNSPECIFIED\x10\x00\x12\x15\n\x11SCORE_KIND_RATING\x10\x01\x12\x19\n\x15SCORE_KIND_PREFERENCE\x10\x02*m\n\x0e\x43lusterRanking\x12\x1f\n\x1b\x43LUSTER_RANKING_UNSPECIFIED\x10\x00\x12\x1f\n\x1b\x43LUSTER_RANKING_MEAN_RATING\x10\x01\x12\x19\n\x15\x43LUSTER_RANKING_SHARE\x10\x02*\xb6\x01\n\rAttributeType\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_UNSPECIFIED\x10\x00\x12\x19\n\x15\x41TTRIBUTE_TYPE_STRING\x10\x01\x12\x16\n\x12\x41TTRIBUTE_TYPE_INT\x10\x02\x12\x19\n\x15\x41TTRIBUTE_TYPE_DOUBLE\x10\x03\x12\x17\n\x13\x41TTRIBUTE_TYPE_BOOL\x10\x04\x12\x1e\n\x1a\x41TTRIBUTE_TYPE_STRING_LIST\x10\x05\x42\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -47,12 +47,12 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_EVALUATION_BASELINESENTRY']._serialized_options = b'8\001'
   _globals['_METRICSET_METRICSENTRY']._loaded_options = None
   _globals['_METRICSET_METRICSENTRY']._serialized_options = b'8\001'
-  _globals['_SCOREKIND']._serialized_start=3007
-  _globals['_SCOREKIND']._serialized_end=3096
-  _globals['_CLUSTERRANKING']._serialized_start=3098
-  _globals['_CLUSTERRANKING']._serialized_end=3207
-  _globals['_ATTRIBUTETYPE']._serialized_start=3210
-  _globals['_ATTRIBUTETYPE']._serialized_end=3392
+  _globals['_SCOREKIND']._serialized_start=3026
+  _globals['_SCOREKIND']._serialized_end=3115
+  _globals['_CLUSTERRANKING']._serialized_start=3117
+  _globals['_CLUSTERRANKING']._serialized_end=3226
+  _globals['_ATTRIBUTETYPE']._serialized_start=3229
+  _globals['_ATTRIBUTETYPE']._serialized_end=3411
   _globals['_MODELMANIFEST']._serialized_start=79
   _globals['_MODELMANIFEST']._serialized_end=1015
   _globals['_MODELMANIFEST_HYPERPARAMETERSENTRY']._serialized_start=911
@@ -60,39 +60,39 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_MODELMANIFEST_LIBRARIESENTRY']._serialized_start=967
   _globals['_MODELMANIFEST_LIBRARIESENTRY']._serialized_end=1015
   _globals['_INDEXINFO']._serialized_start=1018
-  _globals['_INDEXINFO']._serialized_end=1351
-  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_start=1296
-  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_end=1351
-  _globals['_INDEXGOAL']._serialized_start=1353
-  _globals['_INDEXGOAL']._serialized_end=1426
-  _globals['_INDEXPOINT']._serialized_start=1429
-  _globals['_INDEXPOINT']._serialized_end=1714
-  _globals['_INDEXPOINT_SEARCHPARAMETERSENTRY']._serialized_start=1296
-  _globals['_INDEXPOINT_SEARCHPARAMETERSENTRY']._serialized_end=1351
-  _globals['_MEASUREDRECALL']._serialized_start=1716
-  _globals['_MEASUREDRECALL']._serialized_end=1776
-  _globals['_CLUSTERINFO']._serialized_start=1779
-  _globals['_CLUSTERINFO']._serialized_end=1946
-  _globals['_CLUSTERING']._serialized_start=1948
-  _globals['_CLUSTERING']._serialized_end=2035
-  _globals['_RANKERINFO']._serialized_start=2037
-  _globals['_RANKERINFO']._serialized_end=2071
-  _globals['_FOLDININFO']._serialized_start=2074
-  _globals['_FOLDININFO']._serialized_end=2210
-  _globals['_ITEMATTRIBUTE']._serialized_start=2212
-  _globals['_ITEMATTRIBUTE']._serialized_end=2284
-  _globals['_EVALUATION']._serialized_start=2287
-  _globals['_EVALUATION']._serialized_end=2678
-  _globals['_EVALUATION_METRICSENTRY']._serialized_start=2557
-  _globals['_EVALUATION_METRICSENTRY']._serialized_end=2603
-  _globals['_EVALUATION_BASELINESENTRY']._serialized_start=2605
-  _globals['_EVALUATION_BASELINESENTRY']._serialized_end=2678
-  _globals['_METRICSET']._serialized_start=2680
-  _globals['_METRICSET']._serialized_end=2794
-  _globals['_METRICSET_METRICSENTRY']._serialized_start=2557
-  _globals['_METRICSET_METRICSENTRY']._serialized_end=2603
-  _globals['_TRAININGDATA']._serialized_start=2797
-  _globals['_TRAININGDATA']._serialized_end=2942
-  _globals['_MODELFILE']._serialized_start=2944
-  _globals['_MODELFILE']._serialized_end=3005
+  _globals['_INDEXINFO']._serialized_end=1370
+  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_start=1315
+  _globals['_INDEXINFO_SEARCHPARAMETERSENTRY']._serialized_end=1370
+  _globals['_INDEXGOAL']._serialized_start=1372
+  _globals['_INDEXGOAL']._serialized_end=1445
+  _globals['_INDEXPOINT']._serialized_start=1448
+  _globals['_INDEXPOINT']._serialized_end=1733
+  _globals['_INDEXPOINT_SEARCHPARAMETERSENTRY']._serialized_start=1315
+  _globals['_INDEXPOINT_SEARCHPARAMETERSENTRY']._serialized_end=1370
+  _globals['_MEASUREDRECALL']._serialized_start=1735
+  _globals['_MEASUREDRECALL']._serialized_end=1795
+  _globals['_CLUSTERINFO']._serialized_start=1798
+  _globals['_CLUSTERINFO']._serialized_end=1965
+  _globals['_CLUSTERING']._serialized_start=1967
+  _globals['_CLUSTERING']._serialized_end=2054
+  _globals['_RANKERINFO']._serialized_start=2056
+  _globals['_RANKERINFO']._serialized_end=2090
+  _globals['_FOLDININFO']._serialized_start=2093
+  _globals['_FOLDININFO']._serialized_end=2229
+  _globals['_ITEMATTRIBUTE']._serialized_start=2231
+  _globals['_ITEMATTRIBUTE']._serialized_end=2303
+  _globals['_EVALUATION']._serialized_start=2306
+  _globals['_EVALUATION']._serialized_end=2697
+  _globals['_EVALUATION_METRICSENTRY']._serialized_start=2576
+  _globals['_EVALUATION_METRICSENTRY']._serialized_end=2622
+  _globals['_EVALUATION_BASELINESENTRY']._serialized_start=2624
+  _globals['_EVALUATION_BASELINESENTRY']._serialized_end=2697
+  _globals['_METRICSET']._serialized_start=2699
+  _globals['_METRICSET']._serialized_end=2813
+  _globals['_METRICSET_METRICSENTRY']._serialized_start=2576
+  _globals['_METRICSET_METRICSENTRY']._serialized_end=2622
+  _globals['_TRAININGDATA']._serialized_start=2816
+  _globals['_TRAININGDATA']._serialized_end=2961
+  _globals['_MODELFILE']._serialized_start=2963
+  _globals['_MODELFILE']._serialized_end=3024
 # @@protoc_insertion_point(module_scope)

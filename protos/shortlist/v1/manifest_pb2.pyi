@@ -294,6 +294,7 @@ class IndexInfo(google.protobuf.message.Message):
     WHY_FIELD_NUMBER: builtins.int
     CURVE_FIELD_NUMBER: builtins.int
     LEFT_OUT_FIELD_NUMBER: builtins.int
+    SCAN_COST_FIELD_NUMBER: builtins.int
     kind: builtins.str
     """"flat" is exact; "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" and "hnsw-sq8" are
     approximate. docs/model-format.md describes them.
@@ -304,6 +305,10 @@ class IndexInfo(google.protobuf.message.Message):
     """
     why: builtins.str
     """The reason of the choice, for people; of exact search, why no approximate index is there."""
+    scan_cost: builtins.float
+    """How many times a search of this index for the goal's k, nothing being left out, it takes to score every item, as
+    measured; 0 where it was not.
+    """
     @property
     def search_parameters(self) -> google.protobuf.internal.containers.ScalarMap[builtins.str, builtins.float]:
         """Search parameters by FAISS's names, such as nprobe; and squared_length, where the transform needs it."""
@@ -337,9 +342,10 @@ class IndexInfo(google.protobuf.message.Message):
         why: builtins.str = ...,
         curve: collections.abc.Iterable[global___IndexPoint] | None = ...,
         left_out: collections.abc.Iterable[builtins.str] | None = ...,
+        scan_cost: builtins.float = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["goal", b"goal"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["curve", b"curve", "goal", b"goal", "kind", b"kind", "left_out", b"left_out", "recalls", b"recalls", "search_parameters", b"search_parameters", "transform", b"transform", "why", b"why"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["curve", b"curve", "goal", b"goal", "kind", b"kind", "left_out", b"left_out", "recalls", b"recalls", "scan_cost", b"scan_cost", "search_parameters", b"search_parameters", "transform", b"transform", "why", b"why"]) -> None: ...
 
 global___IndexInfo = IndexInfo
 

@@ -370,7 +370,7 @@ class RecommendRequest(google.protobuf.message.Message):
     rerank: builtins.bool
     """Let the model's neural ranker order the best 500 candidates, and more where diversity takes more; scores, and so
     min_score, are the network's. Of no effect on a fallback. Not possible with a history; UNIMPLEMENTED where the model
-    has no network. Default: false. Limit: offset + k <= 500.
+    has no network. Default: false. Limit: offset + k <= 500, also where a fallback answers.
     """
     min_score: builtins.float
     """Leave out items that score less. NaN is refused. Default: no limit."""

@@ -197,6 +197,11 @@ def _seen(path: Path, manifest: manifest_pb2.ModelManifest) -> SeenItems:
     _require(len(offsets) == manifest.user_count + 1, path, "is for another number of users")
     _require(int(offsets[-1]) == len(items), path, "has offsets that do not fit its items")
     _require(len(items) == 0 or int(items.max()) < manifest.item_count, path, "names items that the model lacks")
+    _require(bool((offsets[1:] >= offsets[:-1]).all()), path, "has offsets that are not ascending")
+    begins = np.zeros(len(items) + 1, dtype=bool)
+    begins[offsets] = True
+    ascending = (items[1:] > items[:-1]) | begins[1:-1]
+    _require(bool(ascending.all()), path, "has items that are not ascending within a user")
     return SeenItems(offsets, items)
 
 
@@ -300,15 +305,5 @@ def _item_index(
     scale: npt.NDArray[np.float32] | None = None,
 ) -> ItemIndex:
     usual_k = 1 << (info.goal.k - 1).bit_length() if info.goal.k > 0 else USUAL_K  # as searches are rounded up
-    return ItemIndex(read_faiss_index(path, info, vectors.shape, usual_k), vectors, scale, _scan_cost(info))
-
-
-def _scan_cost(info: manifest_pb2.IndexInfo) -> float:
-    """How many times the published search it takes to score every item, as measured; infinite where it was not."""
-
-    def cost(point: manifest_pb2.IndexPoint) -> float:
-        return float(math.sqrt(point.single_query_micros * point.batch_micros_per_query))
-
-    exact = [cost(point) for point in info.curve if point.kind == "flat"]
-    chosen = [cost(point) for point in info.curve if point.chosen]
-    return exact[0] / chosen[0] if exact and chosen and chosen[0] > 0 else math.inf
+    scan_cost = info.scan_cost if info.scan_cost > 0 else math.inf
+    return ItemIndex(read_faiss_index(path, info, vectors.shape, usual_k), vectors, scale, scan_cost)

@@ -318,6 +318,7 @@ def index_info(built: BuiltIndex) -> manifest_pb2.IndexInfo:
         why=built.why,
         curve=[_index_point(point) for point in built.curve],
         left_out=built.left_out,
+        scan_cost=built.scan_cost,
     )
 
 

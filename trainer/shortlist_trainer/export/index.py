@@ -38,6 +38,8 @@ class BuiltIndex:
         why: the reason of the choice in a sentence.
         curve: everything that was measured on the way.
         left_out: what was not measured at full size, each with the reason.
+        scan_cost: how many times a search for the goal's k, nothing being left out, it takes to score every item; 0
+            where that was not measured.
     """
 
     index: Any
@@ -50,6 +52,7 @@ class BuiltIndex:
     why: str = ""
     curve: tuple[IndexPoint, ...] = ()
     left_out: tuple[str, ...] = ()
+    scan_cost: float = 0.0
 
 
 def parse_goal(target: str, memory_mb: float | None = None) -> IndexGoal:
@@ -117,6 +120,7 @@ def build_index(
     chosen = curve[0]
     search, judged = exact[chosen.kind], truth
     not_measured: tuple[str, ...] = ()
+    scan_cost = 0.0
     why = "the catalogue is so small that exact search is quick, and nothing else was tried"
     if not small:
         say(f"exact search: {chosen}")
@@ -126,6 +130,7 @@ def build_index(
         not_measured, why = tuple(tuning.left_out), tuning.why
         if tuning.best is not None:
             index, chosen, search, judged = *tuning.best, truth.halves()[1]
+            scan_cost = tuning.scan_cost
     say(f"chosen: {chosen}; {why}")
     return BuiltIndex(
         index=index,
@@ -138,4 +143,5 @@ def build_index(
         why=why,
         curve=tuple(replace(point, chosen=point is chosen) for point in curve),
         left_out=not_measured,
+        scan_cost=scan_cost,
     )

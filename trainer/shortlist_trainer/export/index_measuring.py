@@ -82,6 +82,12 @@ class GroundTruth:
         """The same of so many queries."""
         return self._part(slice(0, queries))
 
+    def with_nothing_left_out(self) -> "GroundTruth":
+        """The same queries, to take times of; shares are then of no meaning."""
+        bare = copy(self)
+        bare._left_out = [_NO_ROWS] * len(self.queries)
+        return bare
+
     def _part(self, places: slice) -> "GroundTruth":
         part = copy(self)
         part.queries, part._best, part._left_out = self.queries[places], self._best[places], self._left_out[places]
@@ -188,7 +194,7 @@ def _products(items: torch.Tensor, queries: torch.Tensor) -> torch.Tensor:
 
 
 def _best(scores: torch.Tensor, k: int) -> Int64Array:
-    """(b, k) places of the greatest of each row of (b, n), in any order, found as a server finds them."""
+    """(b, k) places of the greatest of each row of (b, n), in any order, about as quickly as a server finds them."""
     matrix, items = scores.numpy(), scores.shape[1]
     if len(matrix) == 1 or k * _DEEP > items:
         return np.argpartition(matrix, items - k, axis=1)[:, items - k :]

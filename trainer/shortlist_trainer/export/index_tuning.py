@@ -118,6 +118,7 @@ class Tuning:
         points: all others that were measured at full size.
         left_out: the candidates that were not, each with the reason.
         why: the reason of the choice, as the rest of a sentence.
+        scan_cost: how many times a search of the best, nothing being left out, it takes to score every item.
     """
 
     exact: IndexPoint
@@ -125,12 +126,14 @@ class Tuning:
     points: list[IndexPoint] = field(default_factory=list)
     left_out: list[str] = field(default_factory=list)
     why: str = ""
+    scan_cost: float = 0.0
 
 
 def exact_point(kind: str, truth: GroundTruth, search: Search, goal: IndexGoal, size: int) -> IndexPoint:
     """The point of an exact search."""
-    # Of what finds everything, few queries tell enough: a thousand of a million items take minutes.
-    measured = truth.first(_EXACT_QUERIES).measure(search, goal.k)
+    # Of what finds everything, few queries tell enough: a thousand of a million items take minutes. Who scores every
+    # item asks for no more than k: what is left out is passed over.
+    measured = truth.first(_EXACT_QUERIES).with_nothing_left_out().measure(search, goal.k)
     return _point(kind, NO_TRANSFORM, {}, measured, measured.shares, size)
 
 
@@ -187,6 +190,7 @@ def tune(
             done.add(candidate.family)  # on the sample the others of the family cost more
         if best is not None:
             most_cost = min(most_cost, best.cost)
+            met = [one for one in met if one[1].cost < _BEYOND * most_cost]
             met.append((index, best, search_of(index, candidate.transform, best.search_parameters, goal.usual_k)))
     _choose(tuning, met, exact, worth, truth, goal)
     return tuning
@@ -207,7 +211,12 @@ def _choose(
     most_cost = _BEYOND * min(point.cost for _, point, _ in met)
     finalists = [(None, *exact), *(one for one in met if one[1].cost < most_cost)]
     few = truth.first(_EXACT_QUERIES)
-    rounds = [[few.measure(search, goal.k) for _, _, search in finalists] for _ in range(_ROUNDS)]
+    shallow = few.with_nothing_left_out()
+    truths = [shallow, *[few] * (len(finalists) - 1)]
+    rounds = [
+        [one.measure(search, goal.k) for one, (_, _, search) in zip(truths, finalists, strict=True)]
+        for _ in range(_ROUNDS)
+    ]
     timed = []
     for (index, point, search), measured in zip(finalists, zip(*rounds, strict=True), strict=True):
         single = statistics.median(one.single_query_micros for one in measured)
@@ -219,6 +228,8 @@ def _choose(
     best = min(timed[1:], key=lambda one: one[1].cost)
     if best[1].cost < worth * tuning.exact.cost:
         tuning.best, tuning.why = best, f"the cheapest that reaches {goal}"
+        alone = shallow.measure(best[2], goal.k)
+        tuning.scan_cost = tuning.exact.cost / math.sqrt(alone.single_query_micros * alone.batch_micros_per_query)
     else:
         tuning.why = f"no approximate index that reaches {goal} is cheaper than exact search"
 

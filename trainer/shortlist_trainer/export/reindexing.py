@@ -56,7 +56,8 @@ def reindex(
     try:
         manifest = json_format.Parse((folder / MANIFEST).read_bytes(), manifest_pb2.ModelManifest())
         users, items = (load_file(folder / f"{side}_embeddings.safetensors")["embeddings"] for side in ("user", "item"))
-        seen = load_file(folder / "seen.safetensors")
+        tensors = load_file(folder / "seen.safetensors")
+        seen = seen_items(tensors["offsets"], tensors["items"])
     except (OSError, SafetensorError, json_format.ParseError, KeyError) as error:
         raise DataError(f"{folder} cannot be read: {error}") from error
     if manifest.format_version != FORMAT_VERSION:
@@ -67,7 +68,7 @@ def reindex(
             raise DataError(f"{folder / entry.name} is not what {MANIFEST} says")
     bias_columns = manifest.bias_columns
     embeddings = Embeddings(users, items, "preference", bias_columns=bias_columns)
-    built = build_indexes(embeddings, seen_items(seen["offsets"], seen["items"]), seed, goal, say)
+    built = build_indexes(embeddings, seen, seed, goal, say)
 
     def write(aside: Path, number: int) -> None:
         for entry in kept:

@@ -38,7 +38,7 @@ def index_section(items: BuiltIndex, neighbours: BuiltIndex, note: str = "") -> 
     tables = [part for _, heading, index in drawn for part in _table(heading, index)]
     text = (
         "Recall is the share of the true best items that a search returns, by real queries that had no say in the "
-        "choice. Times are medians on one thread of the machine that published this version."
+        "choice. Times are lower quartiles on one thread of the machine that published this version."
     )
     parts = [cards, *([tag("div", *figures, class_="charts")] if figures else []), *tables]
     return section(NAME, "How it searches", f"{note} {text}".strip(), *parts)
