@@ -8,14 +8,12 @@ takes for a message is most of it. Users differ within a batch and a stream. Rou
 import argparse
 import os
 import statistics
-import sys
 import tempfile
-from concurrent import futures
 from pathlib import Path
 
 import grpc
 
-from benchmarks.unary_recommend import GENERATOR_CORE, load, pinned, require_generator, serve_command
+from benchmarks.unary_recommend import GENERATOR_CORE, echo_command, load, pinned, require_generator, serve_command
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 from shortlist_trainer.data.source import load_dataset
 
@@ -32,10 +30,7 @@ def main() -> None:
     parser.add_argument("--data", default="ml-100k", help="whose users to ask for")
     parser.add_argument("--requests", type=int, default=12_800)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--echo", metavar="ANSWER_FILE", help=argparse.SUPPRESS)
     options = parser.parse_args()
-    if options.echo:
-        return echo_server(Path(options.echo).read_bytes())
     require_generator()
     users = load_dataset(options.data).user_ids
     requests = [recommender_pb2.RecommendRequest(user_id=users[place % len(users)], k=10) for place in range(12_800)]
@@ -50,7 +45,7 @@ def main() -> None:
             stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
             answer.write(next(stub.StreamRecommend(iter(streamed[:1]))).SerializeToString())
             answer.flush()
-        with pinned([sys.executable, "-m", "benchmarks.batch_recommend", "--echo", answer.name]) as echo:
+        with pinned(echo_command(Path(answer.name))) as echo:
             rates: dict[str, list[float]] = {"unary": [], "batch": [], "stream": [], "bare stream": []}
             for turn in range(options.rounds + 1):
                 first = turn * AT_ONCE % len(requests)
@@ -67,20 +62,6 @@ def main() -> None:
     for name, of in rates.items():
         ratio = statistics.median(one / unary for one, unary in zip(of, rates["unary"], strict=True))
         print(f"{name:<12}{statistics.median(of):>10,.0f} recommendations/s   {ratio:.2f} times unary")
-    return None
-
-
-def echo_server(answer: bytes) -> None:
-    """Serves StreamRecommend with a fixed answer by the plainest server grpcio has, until standard input closes."""
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.stream_stream_rpc_method_handler(
-        lambda messages, _context: (answer for _ in messages)
-    )
-    server = grpc.server(futures.ThreadPoolExecutor(16))
-    server.add_registered_method_handlers("shortlist.v1.RecommenderService", {"StreamRecommend": handler})
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    print(f"listening on 127.0.0.1:{port}", flush=True)
-    sys.stdin.read()
 
 
 if __name__ == "__main__":

@@ -32,12 +32,13 @@ ECHO_SOURCE = Path(__file__).parent / "echo" / "echo.cc"
 
 
 def echo_server(answer: bytes) -> None:
-    """Serves Recommend with a fixed answer by the plainest server grpcio has, until standard input closes."""
-    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
-        lambda _request, _context: answer
-    )
+    """Answers every message the same, by the plainest server grpcio has, until standard input closes."""
+    handlers: dict[str, grpc.RpcMethodHandler[bytes, bytes]] = {
+        "Recommend": grpc.unary_unary_rpc_method_handler(lambda _request, _context: answer),
+        "StreamRecommend": grpc.stream_stream_rpc_method_handler(lambda messages, _context: (answer for _ in messages)),
+    }
     server = grpc.server(futures.ThreadPoolExecutor(16))
-    server.add_registered_method_handlers("shortlist.v1.RecommenderService", {"Recommend": handler})
+    server.add_registered_method_handlers("shortlist.v1.RecommenderService", handlers)
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     print(f"listening on 127.0.0.1:{port}", flush=True)

@@ -46,6 +46,11 @@ class Search:
     effort: float = 1.0
 
 
+def rounded_up(items: int) -> int:
+    """The power of two that is asked for where so many items are needed: searches for nearly as many are one call."""
+    return 1 << (items - 1).bit_length()
+
+
 class ItemIndex:
     """A FAISS index with the vectors it was built over.
 
@@ -85,8 +90,7 @@ class ItemIndex:
         found: list[Neighbours | None] = [None] * len(searches)
         together = defaultdict(list)
         for place, search in enumerate(searches):
-            # Rounded up, so that searches for nearly as many items are one call.
-            wanted = 1 << (search.k + len(search.excluded) - 1).bit_length()
+            wanted = rounded_up(search.k + len(search.excluded))
             if not self._index.exact and self._suits_index(search, wanted):
                 together[wanted, search.effort, search.allowed].append(place)
         for (wanted, effort, allowed), places in together.items():

@@ -19,7 +19,7 @@ from shortlist_server.faiss_index import USUAL_K, read_faiss_index
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.id_table import IdTable
 from shortlist_server.item_attributes import ItemAttributes
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.item_index import ItemIndex, rounded_up
 from shortlist_server.model.tensors import map_tensors
 from shortlist_server.queries import ClusterKind
 from shortlist_server.ranker import Ranker, layer_count
@@ -304,6 +304,6 @@ def _item_index(
     vectors: npt.NDArray[np.float32],
     scale: npt.NDArray[np.float32] | None = None,
 ) -> ItemIndex:
-    usual_k = 1 << (info.goal.k - 1).bit_length() if info.goal.k > 0 else USUAL_K  # as searches are rounded up
+    usual_k = rounded_up(info.goal.k) if info.goal.k > 0 else USUAL_K
     scan_cost = info.scan_cost if info.scan_cost > 0 else math.inf
     return ItemIndex(read_faiss_index(path, info, vectors.shape, usual_k), vectors, scale, scan_cost)

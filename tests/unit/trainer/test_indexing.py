@@ -209,6 +209,8 @@ def test_the_chosen_point_is_the_cheapest_of_those_that_reach_the_target(rng: np
     assert chosen.recall == pytest.approx(built.recalls[10])
     assert {"flat", "flat-bf16", "flat-faiss", "ivf", "hnsw"} <= {point.kind for point in built.curve}
     assert {"none", "l2-augmented"} == {point.transform for point in built.curve}
+    (exact,) = [point for point in built.curve if point.kind == "flat"]
+    assert 1 / 3 < built.scan_cost / (exact.cost / chosen.cost) < 3  # timed anew
     # Each kind's own choice may be dearer than one of its points that reached the target by luck.
     assert chosen.cost <= 3 * min(p.cost for p in built.curve if p.recall >= 0.97 and not p.kind.startswith("flat"))
 
@@ -221,6 +223,7 @@ def test_a_target_that_no_index_meets_gives_exact_search_and_says_so(
     monkeypatch.setattr(index_tuning, "CANDIDATES", poor)
     built = tuned(low_rank(rng), IndexGoal(recall=1.0, k=128, exact_below=0))
     assert built.kind.startswith("flat")
+    assert built.scan_cost == 0
     assert built.recalls == {10: 1.0, 100: 1.0, 128: 1.0}
     assert "no approximate index reaches recall 1 at 128" in built.why
     assert {point.kind for point in built.curve if point.recall < 1} == {"hnsw-sq8", "ivf-sq8"}

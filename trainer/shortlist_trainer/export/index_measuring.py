@@ -1,5 +1,6 @@
 """How much of the truth a search returns, and how long a query takes."""
 
+import math
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +42,16 @@ class Measured:
     shares: FloatArray
     single_query_micros: float
     batch_micros_per_query: float
+
+    @property
+    def cost(self) -> float:
+        """As ``cost_of`` has it."""
+        return cost_of(self.single_query_micros, self.batch_micros_per_query)
+
+
+def cost_of(single_query_micros: float, batch_micros_per_query: float) -> float:
+    """What searches are compared by: the geometric mean of both times, for which half of either counts the same."""
+    return math.sqrt(single_query_micros * batch_micros_per_query)
 
 
 class GroundTruth:
@@ -125,9 +136,8 @@ class GroundTruth:
         return Measured(shares, float(np.quantile(singly, _QUARTILE)) * 1e6, float(np.quantile(micros, _QUARTILE)))
 
     def _asked(self, places: slice, k: int) -> list[int]:
-        """How many items a server asks for so that k are left: rounded up, so that few numbers are asked for."""
-        wanted = (1 << (k + len(rows) - 1).bit_length() for rows in self._left_out[places])
-        return [min(one, len(self._vectors)) for one in wanted]
+        """How many items a server asks for so that k are left."""
+        return [min(rounded_up(k + len(rows)), len(self._vectors)) for rows in self._left_out[places]]
 
     def _of_batch(self, start: int, search: Search, k: int) -> tuple[FloatArray, float]:
         """Shares of the batch that begins at ``start``, and the seconds that its searches took."""
@@ -150,6 +160,11 @@ class GroundTruth:
                 else:
                     shares[place] = 1.0
         return shares, seconds
+
+
+def rounded_up(items: int) -> int:
+    """How many items a server asks for that needs so many: a power of two, so that many queries ask for as many."""
+    return 1 << (items - 1).bit_length()
 
 
 @contextmanager

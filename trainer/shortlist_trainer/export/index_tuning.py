@@ -17,7 +17,15 @@ from shortlist_trainer.export.index_candidates import (
     dials,
     search_of,
 )
-from shortlist_trainer.export.index_measuring import Float32Array, FloatArray, GroundTruth, Measured, Search
+from shortlist_trainer.export.index_measuring import (
+    Float32Array,
+    FloatArray,
+    GroundTruth,
+    Measured,
+    Search,
+    cost_of,
+    rounded_up,
+)
 
 _PILOT_ITEMS = 20_000
 """Catalogues of more than twice as many try every candidate on a sample of this size first."""
@@ -60,8 +68,8 @@ class IndexGoal:
 
     @property
     def usual_k(self) -> int:
-        """How many items a server asks for, which rounds up."""
-        return 1 << (self.k - 1).bit_length()
+        """How many items a server asks for."""
+        return rounded_up(self.k)
 
     def __str__(self) -> str:
         within = "" if self.memory_bytes is None else f" within {self.memory_bytes / 1e6:,g} MB"
@@ -94,8 +102,8 @@ class IndexPoint:
 
     @property
     def cost(self) -> float:
-        """What points are compared by: the geometric mean of both times, for which half of either counts the same."""
-        return math.sqrt(self.single_query_micros * self.batch_micros_per_query)
+        """As ``cost_of`` has it."""
+        return cost_of(self.single_query_micros, self.batch_micros_per_query)
 
     @property
     def name(self) -> str:
@@ -228,8 +236,8 @@ def _choose(
     best = min(timed[1:], key=lambda one: one[1].cost)
     if best[1].cost < worth * tuning.exact.cost:
         tuning.best, tuning.why = best, f"the cheapest that reaches {goal}"
-        alone = shallow.measure(best[2], goal.k)
-        tuning.scan_cost = tuning.exact.cost / math.sqrt(alone.single_query_micros * alone.batch_micros_per_query)
+        turns = [[shallow.measure(search, goal.k).cost for search in (exact[1], best[2])] for _ in range(_ROUNDS)]
+        tuning.scan_cost = statistics.median(scan / usual for scan, usual in turns)
     else:
         tuning.why = f"no approximate index that reaches {goal} is cheaper than exact search"
 
