@@ -120,10 +120,9 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
         return 1
     with port:
         number = port.getsockname()[1]
-        command = [sys.executable, "-m", "shortlist_client.main", "serve", "--share-port"]
-        command += ["--models-dir", str(options.models_dir), "--host", options.host, "--port", str(number)]
-        for name in ("device", "working", "waiting", "streams", "lane", "drain_seconds", "grace_seconds"):
-            command += [f"--{name.replace('_', '-')}", str(getattr(options, name))]
+        # What this process was asked, and of the same option the last one counts.
+        command = [sys.executable, "-m", "shortlist_client.main", *sys.argv[1:]]
+        command += ["--workers", "1", "--port", str(number), "--share-port"]
         workers = Workers(command, options.workers)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, workers.stop)
