@@ -19,7 +19,10 @@ SHORTLIST = [sys.executable, "-m", "shortlist_client.main"]
 
 
 class HeldSearch:
-    """Searches that begin and do not go on until they are let go, twenty seconds at most."""
+    """Callers' searches that begin and do not go on until they are let go, twenty seconds at most.
+
+    Those that warm a model up, at the start or when a version is loaded, are not held.
+    """
 
     def __init__(self) -> None:
         self.begun = threading.Event()
@@ -33,8 +36,9 @@ class HeldSearch:
         """The search, held."""
 
         def held(*arguments: P.args, **named: P.kwargs) -> T:
-            self.begun.set()
-            self._go.wait(20)
+            if threading.current_thread().name not in ("MainThread", "models"):
+                self.begun.set()
+                self._go.wait(20)
             return search(*arguments, **named)
 
         return held

@@ -10,7 +10,7 @@ import grpc
 import grpc.aio
 
 from shortlist.v1 import recommender_pb2
-from shortlist_client import rpcs
+from shortlist_client import model_rpcs, rpcs
 from shortlist_client.channel import channel_options
 from shortlist_client.errors import ShortlistError, error_of
 from shortlist_client.responses import to_outcome
@@ -55,8 +55,11 @@ _RPCS: tuple[Rpc[..., Any, Any, Any], ...] = (
     rpcs.SCORE,
     rpcs.LIST_CLUSTERS,
     rpcs.GET_CLUSTER,
-    rpcs.LIST_MODELS,
-    rpcs.GET_MODEL,
+    model_rpcs.LIST_MODELS,
+    model_rpcs.GET_MODEL,
+    model_rpcs.LOAD_MODEL,
+    model_rpcs.UNLOAD_MODEL,
+    model_rpcs.SET_LABEL,
 )
 
 
@@ -107,8 +110,11 @@ class Client:
     score = _blocking(rpcs.SCORE)
     list_clusters = _blocking(rpcs.LIST_CLUSTERS)
     get_cluster = _blocking(rpcs.GET_CLUSTER)
-    list_models = _blocking(rpcs.LIST_MODELS)
-    get_model = _blocking(rpcs.GET_MODEL)
+    list_models = _blocking(model_rpcs.LIST_MODELS)
+    get_model = _blocking(model_rpcs.GET_MODEL)
+    load_model = _blocking(model_rpcs.LOAD_MODEL)
+    unload_model = _blocking(model_rpcs.UNLOAD_MODEL)
+    set_label = _blocking(model_rpcs.SET_LABEL)
 
     def stream_recommend(
         self, requests: Iterable[tuple[str, recommender_pb2.RecommendRequest]]
@@ -189,8 +195,11 @@ class AsyncClient:
     score = _awaitable(rpcs.SCORE)
     list_clusters = _awaitable(rpcs.LIST_CLUSTERS)
     get_cluster = _awaitable(rpcs.GET_CLUSTER)
-    list_models = _awaitable(rpcs.LIST_MODELS)
-    get_model = _awaitable(rpcs.GET_MODEL)
+    list_models = _awaitable(model_rpcs.LIST_MODELS)
+    get_model = _awaitable(model_rpcs.GET_MODEL)
+    load_model = _awaitable(model_rpcs.LOAD_MODEL)
+    unload_model = _awaitable(model_rpcs.UNLOAD_MODEL)
+    set_label = _awaitable(model_rpcs.SET_LABEL)
 
     def with_timeout(self, seconds: float) -> Self:
         """A client with another deadline over the same connection."""

@@ -11,7 +11,7 @@ from typing import Any
 
 from shortlist_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Client
 from shortlist_client.errors import ShortlistError, Unavailable
-from shortlist_client.results import Fallback, Item, ModelDetails, Shortfall
+from shortlist_client.results import Fallback, Item, Model, ModelDetails, Shortfall
 from shortlist_client.rpcs import Scalar
 
 _TITLE_WIDTH = 50
@@ -45,6 +45,19 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     models = commands.add_parser("models", help="ask a running server for its models")
     models_commands = models.add_subparsers(title="models commands", metavar="COMMAND", required=True)
     _add_connection(models_commands.add_parser("list", help="every version and its state"), _list_models)
+    for name, help_, ask in (
+        ("load", "load a version beside the others", _load_model),
+        ("unload", "free a version after its last request", _unload_model),
+    ):
+        command = models_commands.add_parser(name, help=f"{help_}; the server must be one with --admin")
+        command.add_argument("version", type=int, metavar="VERSION")
+        _add_connection(command, ask)
+    label = models_commands.add_parser("label", help="point a label at a version; the server must be one with --admin")
+    label.add_argument("label", metavar="LABEL", help="1 to 63 of a-z, 0-9 and '-'")
+    to = label.add_mutually_exclusive_group(required=True)
+    to.add_argument("version", type=int, nargs="?", metavar="VERSION")
+    to.add_argument("--remove", action="store_true", help="take the label away")
+    _add_connection(label, _set_label)
 
     demo = commands.add_parser("demo", help="train on MovieLens-100K, serve, ask and measure, then stop")
     demo.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
@@ -62,7 +75,9 @@ def _add_asking(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse
             metavar="NAME=VALUE",
             help=f"{which} this attribute; may be repeated, and several values of one NAME are any of them",
         )
-    parser.add_argument("--model-version", type=int, help="the version that shall answer (default: the newest)")
+    model = parser.add_mutually_exclusive_group()
+    model.add_argument("--model-version", type=int, help="the version that shall answer (default: the server's)")
+    model.add_argument("--model-label", metavar="LABEL", help="the label whose version shall answer")
     _add_connection(parser, ask)
 
 
@@ -109,7 +124,7 @@ def _condition(text: str) -> tuple[str, str]:
 
 
 def _recommend(client: Client, options: argparse.Namespace) -> None:
-    model = client.get_model(model_version=options.model_version)
+    model = client.get_model(model_version=options.model_version, model_label=options.model_label)
     answer = client.recommend(
         options.user,
         history=options.history,
@@ -125,6 +140,7 @@ def _recommend(client: Client, options: argparse.Namespace) -> None:
         rerank=options.rerank,
         attributes=_attributes(model, options),
         model_version=options.model_version,
+        model_label=options.model_label,
     )
     if options.json:
         return _print_json(dataclasses.asdict(answer))
@@ -136,7 +152,7 @@ def _recommend(client: Client, options: argparse.Namespace) -> None:
 
 
 def _similar(client: Client, options: argparse.Namespace) -> None:
-    model = client.get_model(model_version=options.model_version)
+    model = client.get_model(model_version=options.model_version, model_label=options.model_label)
     answer = client.similar_items(
         options.items,
         k=options.k,
@@ -144,6 +160,7 @@ def _similar(client: Client, options: argparse.Namespace) -> None:
         must_not=_typed(model, options.must_not),
         attributes=_attributes(model, options),
         model_version=options.model_version,
+        model_label=options.model_label,
     )
     if options.json:
         return _print_json(dataclasses.asdict(answer))
@@ -154,15 +171,48 @@ def _similar(client: Client, options: argparse.Namespace) -> None:
 def _list_models(client: Client, options: argparse.Namespace) -> None:
     models = client.list_models()
     if options.json:
-        return _print_json([dataclasses.asdict(model) for model in models])
+        listed = [dataclasses.asdict(model) for model in models]
+        compared = None if models.shadow is None else dataclasses.asdict(models.shadow)
+        return _print_json({"models": listed, "splits": dict(models.splits), "shadow": compared})
     if not models:
         _print("the server's models folder is empty; `shortlist train` publishes a version")
     for model in models:
-        mark = "*" if model.default else " "
-        labels = f" [{', '.join(model.labels)}]" if model.labels else ""
-        reason = f": {model.state_reason}" if model.state_reason else ""
-        _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}")
+        _print_model(model)
+    for label, percent in models.splits.items():
+        _print(f"{percent:g}% of the users go to {label}")
+    if (shadow := models.shadow) is not None:
+        _print(
+            f"shadow {shadow.label}, version {shadow.version or 'none'}: {shadow.compared_requests:,} compared, "
+            f"overlap {shadow.mean_overlap:.3f}, {shadow.mean_shadow_micros:,.0f} us a request against "
+            f"{shadow.mean_answer_micros:,.0f} us"
+        )
     return None
+
+
+def _print_model(model: Model) -> None:
+    mark = "*" if model.default else " "
+    labels = f" [{', '.join(model.labels)}]" if model.labels else ""
+    reason = f": {model.state_reason}" if model.state_reason else ""
+    _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}")
+
+
+def _load_model(client: Client, options: argparse.Namespace) -> None:
+    _show_model(client.load_model(options.version), options)
+
+
+def _unload_model(client: Client, options: argparse.Namespace) -> None:
+    _show_model(client.unload_model(options.version), options)
+
+
+def _set_label(client: Client, options: argparse.Namespace) -> None:
+    _show_model(client.set_label(options.label, options.version), options)
+
+
+def _show_model(model: Model | None, options: argparse.Namespace) -> None:
+    if options.json:
+        _print_json(None if model is None else dataclasses.asdict(model))
+    elif model is not None:
+        _print_model(model)
 
 
 def _attributes(model: ModelDetails, options: argparse.Namespace) -> list[str]:

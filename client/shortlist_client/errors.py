@@ -9,6 +9,7 @@ ShortlistError
 │   └── ModelNotFound
 ├── Unavailable          no server, or no model ready yet
 ├── ResourceExhausted    too many requests are waiting
+├── FailedPrecondition   what an operator asked for and the server's models folder does not allow
 ├── DeadlineExceeded     no answer within the client's timeout
 ├── Unauthenticated
 ├── PermissionDenied
@@ -113,6 +114,10 @@ class ResourceExhausted(_Retriable):
     """Too many requests are waiting, or a message is too large."""
 
 
+class FailedPrecondition(ShortlistError):
+    """What an operator asked for does not go with the server's models folder as it is."""
+
+
 class DeadlineExceeded(ShortlistError):
     """No answer came within the client's timeout."""
 
@@ -151,6 +156,7 @@ TABLE: Mapping[grpc.StatusCode, type[ShortlistError]] = {
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.RESOURCE_EXHAUSTED: ResourceExhausted,
+    grpc.StatusCode.FAILED_PRECONDITION: FailedPrecondition,
     grpc.StatusCode.DEADLINE_EXCEEDED: DeadlineExceeded,
     grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
     grpc.StatusCode.PERMISSION_DENIED: PermissionDenied,

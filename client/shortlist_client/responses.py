@@ -1,5 +1,6 @@
 """What each response message becomes."""
 
+import dataclasses
 from collections.abc import Sequence
 from enum import StrEnum
 from typing import TypeVar
@@ -15,9 +16,11 @@ from shortlist_client.results import (
     Item,
     Model,
     ModelDetails,
+    ModelList,
     ModelState,
     Recommendations,
     Scores,
+    Shadow,
     Shortfall,
     SimilarItems,
     Source,
@@ -83,9 +86,23 @@ def _to_cluster(cluster: recommender_pb2.Cluster, model_version: int) -> Cluster
     )
 
 
-def to_models(response: model_pb2.ListModelsResponse) -> list[Model]:
+def to_models(response: model_pb2.ListModelsResponse) -> ModelList:
     """Newest first."""
-    return [_to_model(model) for model in response.models]
+    shadow = None
+    if response.HasField("shadow"):
+        shadow = Shadow(**{field.name: getattr(response.shadow, field.name) for field in dataclasses.fields(Shadow)})
+    splits = {split.label: split.percent for split in response.splits}
+    return ModelList((_to_model(model) for model in response.models), splits, shadow)
+
+
+def to_model(response: model_pb2.LoadModelResponse | model_pb2.UnloadModelResponse) -> Model:
+    """The one version of a response."""
+    return _to_model(response.model)
+
+
+def to_model_or_none(response: model_pb2.SetLabelResponse) -> Model | None:
+    """The version of a response; None where it has none."""
+    return _to_model(response.model) if response.HasField("model") else None
 
 
 def _to_model(model: model_pb2.Model) -> Model:

@@ -1,6 +1,6 @@
 """What calls return: plain frozen dataclasses, free of gRPC and protobuf."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -156,6 +156,43 @@ class Model:
     labels: Sequence[str]
     default: bool
     model_name: str
+
+
+@dataclass(frozen=True, slots=True)
+class Shadow:
+    """How the answers of a version differ from those that callers got, by the process that answered.
+
+    Attributes:
+        label: the label whose version is compared.
+        version: that version; 0 while none bears the label.
+        compared_requests: requests that were compared since it was loaded.
+        skipped_requests: requests that were not, since there was no time.
+        mean_overlap: the share of the items callers got that the version would have answered too, 0 to 1.
+        mean_answer_micros: microseconds a request took that callers got answered.
+        mean_shadow_micros: the same for the version compared.
+    """
+
+    label: str
+    version: int
+    compared_requests: int
+    skipped_requests: int
+    mean_overlap: float
+    mean_answer_micros: float
+    mean_shadow_micros: float
+
+
+class ModelList(list[Model]):
+    """The versions of a server, newest first, and how requests that name none are dealt out among them.
+
+    Attributes:
+        splits: label to the percentage of users whom its version answers; the rest go to the default.
+        shadow: what the version compared would have answered; None where the operator has not asked for it.
+    """
+
+    def __init__(self, models: Iterable[Model], splits: Mapping[str, float], shadow: Shadow | None) -> None:
+        super().__init__(models)
+        self.splits = splits
+        self.shadow = shadow
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,7 @@ from typing import Concatenate, Generic, ParamSpec, TypeVar
 
 from google.protobuf.message import Message
 
-from shortlist.v1 import common_pb2, model_pb2, recommender_pb2
+from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_client import responses
 from shortlist_client.results import ClusterKind, Fallback
 
@@ -111,7 +111,7 @@ def recommend_request(
         rerank=rerank,
         search_effort=search_effort,
         attributes=_several("attributes", attributes),
-        model=_selector(model_version, model_label),
+        model=selector(model_version, model_label),
     )
 
 
@@ -183,7 +183,7 @@ def _similar_items(
         filter=_filter(must, must_not),
         search_effort=search_effort,
         attributes=_several("attributes", attributes),
-        model=_selector(model_version, model_label),
+        model=selector(model_version, model_label),
     )
 
 
@@ -213,7 +213,7 @@ def _score(
     return recommender_pb2.ScoreRequest(
         user_id=user_id,
         item_ids=_several("item_ids", item_ids),
-        model=_selector(model_version, model_label),
+        model=selector(model_version, model_label),
     )
 
 
@@ -247,7 +247,7 @@ def _list_clusters(
         kind=_cluster_kind(kind),
         k=k,
         attributes=_several("attributes", attributes),
-        model=_selector(model_version, model_label),
+        model=selector(model_version, model_label),
     )
 
 
@@ -294,42 +294,13 @@ def _get_cluster(
         k=k,
         exclude_seen=exclude_seen,
         attributes=_several("attributes", attributes),
-        model=_selector(model_version, model_label),
+        model=selector(model_version, model_label),
     )
     if member_id is not None:
         request.member_id = member_id
     elif label is not None:
         request.label = label
     return request
-
-
-def _list_models() -> model_pb2.ListModelsRequest:
-    """Every version in the server's models folder.
-
-    Returns:
-        A list of Model, newest first.
-
-    Raises:
-        ShortlistError: see shortlist_client.errors.
-    """
-    return model_pb2.ListModelsRequest()
-
-
-def _get_model(*, model_version: int | None = None, model_label: str | None = None) -> model_pb2.GetModelRequest:
-    """One version with its manifest.
-
-    Args:
-        model_version: its number; None for the server's default.
-        model_label: its label.
-
-    Returns:
-        ModelDetails.
-
-    Raises:
-        ModelNotFound: the server has no such version or label.
-        ShortlistError: any other failure; see shortlist_client.errors.
-    """
-    return model_pb2.GetModelRequest(model=_selector(model_version, model_label))
 
 
 def _several(name: str, values: Sequence[str]) -> Sequence[str]:
@@ -385,7 +356,12 @@ def _cluster_kind(kind: ClusterKind | str) -> "recommender_pb2.ClusterKind.Value
     return recommender_pb2.ClusterKind.Value(f"CLUSTER_KIND_{ClusterKind(kind).name}")
 
 
-def _selector(version: int | None, label: str | None) -> common_pb2.ModelSelector | None:
+def selector(version: int | None, label: str | None) -> common_pb2.ModelSelector | None:
+    """Names a model, by at most one of the two.
+
+    Raises:
+        ValueError: both are given.
+    """
     if version is not None and label is not None:
         raise ValueError("give model_version or model_label, not both")
     if version is not None:
@@ -394,7 +370,6 @@ def _selector(version: int | None, label: str | None) -> common_pb2.ModelSelecto
 
 
 _RECOMMENDER = "/shortlist.v1.RecommenderService/"
-_MODELS = "/shortlist.v1.ModelService/"
 
 RECOMMEND = Rpc(
     f"{_RECOMMENDER}Recommend",
@@ -419,5 +394,3 @@ LIST_CLUSTERS = Rpc(
 GET_CLUSTER = Rpc(
     f"{_RECOMMENDER}GetCluster", _get_cluster, recommender_pb2.GetClusterResponse, responses.to_the_cluster
 )
-LIST_MODELS = Rpc(f"{_MODELS}ListModels", _list_models, model_pb2.ListModelsResponse, responses.to_models)
-GET_MODEL = Rpc(f"{_MODELS}GetModel", _get_model, model_pb2.GetModelResponse, responses.to_details)

@@ -1,9 +1,10 @@
 """The composition root: builds the server from its configuration, starts it and shuts it down."""
 
 import logging
+import os
 import threading
 import time
-from collections.abc import Container, Mapping
+from collections.abc import Container, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,12 +17,15 @@ from grpc_reflection.v1alpha import reflection
 
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
+from shortlist_server.model.choices import is_label
 from shortlist_server.model.store import ModelStore
+from shortlist_server.model.traffic import parse_splits
 from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.recommender_service import RecommenderService
+from shortlist_server.service.shadow import Shadow, ShadowedAnswers
 from shortlist_server.service.wire import serialized
 
 log = logging.getLogger(__name__)
@@ -35,6 +39,9 @@ _SPARE_THREADS = 8
 """For health, reflection and ModelService while every place of the recommender is taken."""
 
 _LAST_CALLS_SECONDS = 0.1
+
+_LOADING_NICENESS = 10
+"""A version that is being loaded beside one that answers gives way to it. Linux has a niceness for each thread."""
 
 LANES = ("auto", "fast", "plain")
 
@@ -59,7 +66,13 @@ class ServerConfig:
         share_port: other processes may listen on the port too; calls are dealt out among them.
         lane: how unary queries are answered: "fast", in batches (service/fast_lane.py); "plain", one by one on a pool
             of threads; "auto", fast where this grpcio can.
-        retry_load_seconds: how often a folder without a good version is looked at again.
+        look_seconds: how often the models folder is looked at for new versions and labels.
+        keep: how many older versions stay loaded beside the newest.
+        default_label: bears the version that answers when none is named; None for the newest.
+        splits: shares of the users, each as LABEL=PERCENT, whose requests go to the version of a label when they name
+            none.
+        shadow: a label whose version is asked what callers asked, when there is time, to compare the answers; None for
+            none.
 
     Raises:
         ValueError: a value is out of its range.
@@ -76,7 +89,11 @@ class ServerConfig:
     grace_seconds: float = 10.0
     share_port: bool = False
     lane: str = "auto"
-    retry_load_seconds: float = 2.0
+    look_seconds: float = 0.5
+    keep: int = 1
+    default_label: str | None = None
+    splits: Sequence[str] = ()
+    shadow: str | None = None
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -86,12 +103,17 @@ class ServerConfig:
             ("streams", 1, 1_024),
             ("drain_seconds", 0, 3_600),
             ("grace_seconds", 0, 3_600),
+            ("look_seconds", 0.001, 3_600),
+            ("keep", 0, 1_000),
         ):
             value = getattr(self, name)
             if not lowest <= value <= highest:
                 raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
         if self.lane not in LANES:
             raise ValueError(f"lane must be one of {', '.join(LANES)}, not {self.lane!r}")
+        for label in (self.default_label, self.shadow, *(split.label for split in parse_splits(self.splits))):
+            if label is not None and not is_label(label):
+                raise ValueError(f"a label must be 1 to 63 of a-z, 0-9 and '-', not {label!r}")
 
 
 class ServerApp:
@@ -104,7 +126,13 @@ class ServerApp:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._store = ModelStore(config.models_dir, _device(config.device))
+        self._store = ModelStore(
+            config.models_dir,
+            _device(config.device),
+            keep=config.keep,
+            default_label=config.default_label,
+            splits=parse_splits(config.splits),
+        )
         self._under_way = CallsUnderWay()
         self._health = health.HealthServicer()
         self._stopping = threading.Event()
@@ -118,13 +146,17 @@ class ServerApp:
         )
         admission = Admission(config.working, config.waiting)
         answers = Answers(self._store)
+        self._shadow: Shadow | None = None
+        if config.shadow is not None:
+            answers = ShadowedAnswers(self._store, config.shadow)
+            self._shadow = answers.shadow
         recommender = RecommenderService(answers, admission, Admission(config.streams, waiting=0))
         guard(recommender, RECOMMENDER, self._under_way)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
         self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
         plain = cast("grpc.Server", _PlainLane(self._server, hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
-        models = ModelService(self._store)
+        models = ModelService(self._store, self._shadow)
         guard(models, MODELS, self._under_way)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
@@ -142,25 +174,27 @@ class ServerApp:
         self.address = f"{address}:{self.port}"
 
     def start(self) -> None:
-        """Listens, then loads the newest good version; keeps looking for one while there is none."""
+        """Listens, then loads the newest good version; from then on the models folder is watched."""
         self._server.start()
         if self._lane is not None:
             self._lane.start()
-        if self._load():
-            return
-        log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
-        threading.Thread(target=self._load_later, name="load", daemon=True).start()
+        if not self._refresh():
+            log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
+        threading.Thread(target=self._watch, name="models", daemon=True).start()
 
-    def _load(self) -> bool:
-        ready = self._store.load_newest()
-        if not self._stopping.is_set():
-            self._set_health(ready=ready)
+    def _refresh(self) -> bool:
+        ready = self._store.refresh()
+        if not self._stopping.is_set() and ready:
+            self._set_health(ready=True)
         return ready
 
-    def _load_later(self) -> None:
-        while not self._stopping.wait(self._config.retry_load_seconds):
-            if self._load():
-                return
+    def _watch(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICENESS)
+        while not self._stopping.wait(self._config.look_seconds):
+            try:
+                self._refresh()
+            except Exception:  # whatever it is, what is loaded goes on answering and the next look may do better
+                log.exception("%s could not be looked at", self._config.models_dir)
 
     def _set_health(self, *, ready: bool) -> None:
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -183,6 +217,8 @@ class ServerApp:
             closed.wait()
         if self._lane is not None:
             self._lane.close()
+        if self._shadow is not None:
+            self._shadow.close()
 
 
 class _PlainLane:

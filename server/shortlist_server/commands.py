@@ -37,6 +37,25 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         metavar="L",
         help="fast: unary queries in batches; plain: one by one on threads; auto: fast where this grpcio can",
     )
+    serve.add_argument(
+        "--look-seconds", type=float, default=0.5, help="how often the models folder is looked at for new versions"
+    )
+    serve.add_argument(
+        "--keep", type=int, default=1, metavar="N", help="older versions that stay loaded beside the newest"
+    )
+    serve.add_argument(
+        "--default-label", metavar="LABEL", help="bears the version that answers when none is named (default: newest)"
+    )
+    serve.add_argument(
+        "--split",
+        action="append",
+        default=[],
+        metavar="LABEL=PERCENT",
+        help="this share of the users is answered by the version of a label; may be repeated",
+    )
+    serve.add_argument(
+        "--shadow", metavar="LABEL", help="ask the version of this label the same and compare the answers"
+    )
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
 
@@ -87,6 +106,11 @@ def _serve(options: argparse.Namespace) -> int:
                 lane=options.lane,
                 drain_seconds=options.drain_seconds,
                 grace_seconds=options.grace_seconds,
+                look_seconds=options.look_seconds,
+                keep=options.keep,
+                default_label=options.default_label,
+                splits=options.split,
+                shadow=options.shadow,
             )
         )
     except (OSError, ValueError, RuntimeError, AssertionError) as error:

@@ -10,6 +10,10 @@ QueryError
 │   ├── ItemNotFound
 │   ├── ClusterNotFound
 │   └── ModelNotFound
+├── FailedPrecondition      what an operator asks for and the models folder does not allow
+│   ├── ModelRefused
+│   ├── VersionInUse
+│   └── StoreNotWritable
 ├── NoModelReady
 ├── QueueFull
 └── DeadlinePassed
@@ -109,6 +113,31 @@ class ModelNotFound(NotFound):
     """The server has no such version or label."""
 
     resource_type = "model"
+
+
+class FailedPrecondition(QueryError):
+    """Something an operator asks for that the models folder does not allow as it is."""
+
+
+class ModelRefused(FailedPrecondition):
+    """A version that cannot be loaded."""
+
+    def __init__(self, version: int, reason: str) -> None:
+        super().__init__(f"version {version} cannot be loaded: {reason}")
+
+
+class VersionInUse(FailedPrecondition):
+    """A version that cannot be unloaded."""
+
+    def __init__(self, version: int, reason: str) -> None:
+        super().__init__(f"version {version} cannot be unloaded: it {reason}")
+
+
+class StoreNotWritable(FailedPrecondition):
+    """A models folder that this server can only read."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"the models folder cannot be written by this server: {reason}")
 
 
 class NoModelReady(QueryError):

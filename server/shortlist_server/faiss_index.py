@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -12,6 +11,7 @@ import numpy.typing as npt
 
 from shortlist_server.errors import BadModel
 from shortlist_server.item_attributes import AllowedItems
+from shortlist_server.remembering import remembering
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -103,7 +103,10 @@ class FaissIndex:
         self.exact = kind == "flat"
         self.rounded_scores = self._augmented or kind.endswith("sq8")
         # FAISS only reads them, and making them takes as long as a small part of a search.
-        self._usual_settings = lru_cache(64)(lambda k, effort: self._settings(self._index, k, effort, None))
+        self._usual_settings = remembering(self._settings_for_all, 64)
+
+    def _settings_for_all(self, k: int, effort: float) -> Any:
+        return self._settings(self._index, k, effort, None)
 
     def growth(self, k: int, share: float) -> float:
         """How many times the usual work it takes to find as large a part of the best ``k`` of what a filter lets pass.

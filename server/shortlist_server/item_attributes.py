@@ -1,7 +1,7 @@
 """Titles, genres and whatever else is known of the items: to show them, and to say which of them may come back."""
 
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from shortlist_server.errors import InvalidField, shown
+from shortlist_server.remembering import remembering
 
 Value = str | int | float | bool | list[str]
 Scalar = str | int | float | bool
@@ -89,7 +90,7 @@ class ItemAttributes:
         self._count = table.num_rows
         self._columns: dict[str, Any] = {name: table[name].combine_chunks() for name in table.column_names}
         self.names: list[str] = list(self._columns)
-        self.allowed = lru_cache(_FILTERS_KEPT)(self._allowed)
+        self.allowed = remembering(self._allowed, _FILTERS_KEPT)
 
     def values(self, name: str, rows: npt.NDArray[np.integer]) -> list[Value | None]:
         """(n,) one attribute of some items, the i-th for the i-th row, None where it is missing.

@@ -123,7 +123,7 @@ class Recommender:
                 else:
                     answers[place] = plan
             except QueryError as error:
-                answers[place] = error
+                answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
         depth = 1
         while plans:
             for place, answer in self._attempt(plans, depth):
@@ -257,7 +257,7 @@ class Recommender:
             try:
                 searches[place] = self._similarity(query)
             except QueryError as error:
-                answers[place] = error
+                answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
         for (place, search), found in zip(searches.items(), self.neighbours.search([*searches.values()]), strict=True):
             shortfall = Shortfall.CATALOGUE_EXHAUSTED if search.allowed is None else Shortfall.FILTER
             answers[place] = Ranking(*found, shortfall=None if len(found.rows) == queries[place].k else shortfall)

@@ -287,10 +287,10 @@ def test_a_folder_that_is_still_being_copied_is_served_once_it_is_whole(folder: 
     content = (folder / "user_ids.safetensors").read_bytes()
     (folder / "user_ids.safetensors").write_bytes(content[:100])
     store = ModelStore(folder.parent, "cpu")
-    assert not store.load_newest()
-    assert not store.load_newest()
+    assert not store.refresh()
+    assert not store.refresh()
     (folder / "user_ids.safetensors").write_bytes(content)
-    assert store.load_newest()
+    assert store.refresh()
 
 
 def test_a_bad_folder_is_read_again_only_when_it_has_changed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -304,7 +304,7 @@ def test_a_bad_folder_is_read_again_only_when_it_has_changed(folder: Path, monke
     monkeypatch.setattr("shortlist_server.model.store.load_model", counted)
     store = ModelStore(folder.parent, "cpu")
     for _ in range(3):
-        assert not store.load_newest()
+        assert not store.refresh()
     assert len(reads) == 1
 
 
@@ -321,14 +321,14 @@ def test_a_folder_that_fails_in_an_unforeseen_way_does_not_keep_others_from_serv
 
     monkeypatch.setattr("shortlist_server.model.store.load_model", fails_for_2)
     store = ModelStore(folder.parent, "cpu")
-    assert store.load_newest()
+    assert store.refresh()
     assert store.default().version == 1
     assert store.version(2).reason == "cannot be loaded: no room"
 
 
 def test_a_served_version_stays_listed_when_its_folder_is_taken_away(folder: Path) -> None:
     store = ModelStore(folder.parent, "cpu")
-    assert store.load_newest()
+    assert store.refresh()
     shutil.rmtree(folder)
     assert [version.number for version in store.versions()] == [1]
     assert store.version(1).state is State.READY
@@ -345,7 +345,7 @@ def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(fo
     (models_dir / "007").mkdir()
     (models_dir / ("9" * 30)).mkdir()
     store = ModelStore(models_dir, "cpu")
-    assert store.load_newest()
+    assert store.refresh()
     assert store.default().version == 2
     versions = {version.number: (version.state, version.reason) for version in store.versions()}
     assert versions[4] == (State.FAILED, "manifest.json is missing")

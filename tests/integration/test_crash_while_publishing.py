@@ -68,7 +68,7 @@ def check_store(models_dir: Path) -> int:
     for version in found:
         load_model(models_dir / str(version), "cpu")  # raises when a version is not complete
     store = ModelStore(models_dir, "cpu")
-    assert store.load_newest()
+    assert store.refresh()
     assert store.default().version == max(found)
     return len(found)
 

@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import cast
 
@@ -13,7 +13,7 @@ from google.rpc import error_details_pb2
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_status import rpc_status
 
-from shortlist.v1 import common_pb2, model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from shortlist.v1 import common_pb2, recommender_pb2, recommender_pb2_grpc
 from shortlist_client import (
     AsyncClient,
     Client,
@@ -156,20 +156,6 @@ def test_a_model_without_a_network_cannot_rerank(stub: recommender_pb2_grpc.Reco
     assert "no network to re-rank with" in (caught.value.details() or "")
 
 
-def test_methods_not_built_yet_answer_unimplemented(small_server: str) -> None:
-    with grpc.insecure_channel(small_server) as channel:
-        models = model_pb2_grpc.ModelServiceStub(channel)
-        calls: list[Callable[[], object]] = [
-            lambda: models.LoadModel(model_pb2.LoadModelRequest(version=1), timeout=5),
-            lambda: models.UnloadModel(model_pb2.UnloadModelRequest(version=1), timeout=5),
-            lambda: models.SetLabel(model_pb2.SetLabelRequest(label="stable", version=1), timeout=5),
-        ]
-        for call in calls:
-            with pytest.raises(grpc.RpcError) as caught:
-                call()
-            assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
-
-
 def test_unknown_items_and_models_are_not_found(client: Client) -> None:
     with pytest.raises(ItemNotFound) as item:
         client.similar_items(["i1", "i999"])
@@ -202,7 +188,7 @@ def test_without_a_model_the_server_says_when_to_come_back_and_serves_it_once_it
     tmp_path: Path, small_models: Path
 ) -> None:
     models_dir = tmp_path / "models"
-    with serving(models_dir, retry_load_seconds=0.05) as app, Client(app.address, timeout_seconds=5) as client:
+    with serving(models_dir, look_seconds=0.05) as app, Client(app.address, timeout_seconds=5) as client:
         with grpc.insecure_channel(app.address) as channel:
             health = health_pb2_grpc.HealthStub(channel)
             assert health.Check(health_pb2.HealthCheckRequest()).status == health_pb2.HealthCheckResponse.NOT_SERVING
@@ -237,7 +223,7 @@ def test_the_client_tries_again_until_a_model_is_ready(
         return select(self, version, label)
 
     monkeypatch.setattr(ModelStore, "select", publish_at_the_first_attempt)
-    with serving(tmp_path, retry_load_seconds=0.01) as app, Client(app.address, timeout_seconds=20) as client:
+    with serving(tmp_path, look_seconds=0.01) as app, Client(app.address, timeout_seconds=20) as client:
         assert len(client.recommend("u0").items) == 10
     assert len(attempts) > 1
 
@@ -302,6 +288,7 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
 
     monkeypatch.setattr(ItemIndex, "search", counted)
     with serving(small_models, lane, working=1, waiting=4) as app, Client(app.address, timeout_seconds=20) as client:
+        searched.clear()  # of warming up
         working = threading.Thread(target=client.recommend, args=("u0",))
         working.start()
         time.sleep(0.3)

@@ -112,18 +112,99 @@ class ListModelsResponse(google.protobuf.message.Message):
     DESCRIPTOR: google.protobuf.descriptor.Descriptor
 
     MODELS_FIELD_NUMBER: builtins.int
+    SPLITS_FIELD_NUMBER: builtins.int
+    SHADOW_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Model]:
         """Newest first."""
+
+    @property
+    def splits(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Split]:
+        """Shares of the users that labels answer; the rest is answered by the default."""
+
+    @property
+    def shadow(self) -> global___Shadow:
+        """Questions that were asked of a second version too, to compare; absent where the operator has not turned it on."""
 
     def __init__(
         self,
         *,
         models: collections.abc.Iterable[global___Model] | None = ...,
+        splits: collections.abc.Iterable[global___Split] | None = ...,
+        shadow: global___Shadow | None = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["models", b"models"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["shadow", b"shadow"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["models", b"models", "shadow", b"shadow", "splits", b"splits"]) -> None: ...
 
 global___ListModelsResponse = ListModelsResponse
+
+@typing.final
+class Split(google.protobuf.message.Message):
+    """A share of the users. A user is always in the same one."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: builtins.int
+    PERCENT_FIELD_NUMBER: builtins.int
+    label: builtins.str
+    """Requests of these users that name no model are answered by the version that bears this label; by the default while
+    there is none.
+    """
+    percent: builtins.float
+    """Of all users, above 0 and at most 100."""
+    def __init__(
+        self,
+        *,
+        label: builtins.str = ...,
+        percent: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["label", b"label", "percent", b"percent"]) -> None: ...
+
+global___Split = Split
+
+@typing.final
+class Shadow(google.protobuf.message.Message):
+    """How the answers of a version differ from those that callers got: Recommend requests that named no model, answered
+    once more when there was time. Counted by the process that answered this call, since the version was loaded.
+    """
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    LABEL_FIELD_NUMBER: builtins.int
+    VERSION_FIELD_NUMBER: builtins.int
+    COMPARED_REQUESTS_FIELD_NUMBER: builtins.int
+    SKIPPED_REQUESTS_FIELD_NUMBER: builtins.int
+    MEAN_OVERLAP_FIELD_NUMBER: builtins.int
+    MEAN_ANSWER_MICROS_FIELD_NUMBER: builtins.int
+    MEAN_SHADOW_MICROS_FIELD_NUMBER: builtins.int
+    label: builtins.str
+    """The label whose version is compared."""
+    version: builtins.int
+    """That version; 0 while none bears the label."""
+    compared_requests: builtins.int
+    """Requests that were compared."""
+    skipped_requests: builtins.int
+    """Requests that were not, since there was no time."""
+    mean_overlap: builtins.float
+    """Mean over the requests compared: the share of the items the caller got that the version would have answered too."""
+    mean_answer_micros: builtins.float
+    """Mean time to find and write the answer the caller got, in microseconds per request."""
+    mean_shadow_micros: builtins.float
+    """The same for the version compared."""
+    def __init__(
+        self,
+        *,
+        label: builtins.str = ...,
+        version: builtins.int = ...,
+        compared_requests: builtins.int = ...,
+        skipped_requests: builtins.int = ...,
+        mean_overlap: builtins.float = ...,
+        mean_answer_micros: builtins.float = ...,
+        mean_shadow_micros: builtins.float = ...,
+    ) -> None: ...
+    def ClearField(self, field_name: typing.Literal["compared_requests", b"compared_requests", "label", b"label", "mean_answer_micros", b"mean_answer_micros", "mean_overlap", b"mean_overlap", "mean_shadow_micros", b"mean_shadow_micros", "skipped_requests", b"skipped_requests", "version", b"version"]) -> None: ...
+
+global___Shadow = Shadow
 
 @typing.final
 class GetModelRequest(google.protobuf.message.Message):

@@ -1,28 +1,39 @@
-"""The models folder: which versions there are, which one answers, and why the others do not."""
+"""The models folder: which versions are loaded, which of them answers, and why the others do not."""
 
 import logging
+import math
+import os
 import threading
-from dataclasses import dataclass
+import time
+import weakref
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
 
 import torch
 
 from shortlist.v1 import manifest_pb2
-from shortlist_server.errors import BadModel, ModelNotFound, NoModelReady, shown
+from shortlist_server.errors import BadModel, ModelNotFound, ModelRefused, NoModelReady, VersionInUse, shown
+from shortlist_server.model.choices import Choices, ChoicesFile
 from shortlist_server.model.folder import LoadedModel, load_model, read_manifest
+from shortlist_server.model.traffic import Split, label_of
+from shortlist_server.model.warming import warm
 
 log = logging.getLogger(__name__)
 
 Appearance = frozenset[tuple[str, int, int]]
 
 _LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
+_RETRY_SECONDS = 60.0
+"""After so long a folder that is not itself at fault, for want of memory perhaps, is read again."""
 
 
 class State(Enum):
     """How far a version has come."""
 
     AVAILABLE = auto()
+    LOADING = auto()
     READY = auto()
     FAILED = auto()
 
@@ -35,65 +46,171 @@ class Version:
         number: its version number.
         state: how far it has come.
         reason: why it is in this state; empty when it answers.
+        labels: those that point at it.
         manifest: what it says of itself; None when that cannot be read.
     """
 
     number: int
     state: State
     reason: str
+    labels: Sequence[str]
     manifest: manifest_pb2.ModelManifest | None
 
 
+@dataclass(frozen=True)
+class _Entry:
+    """A loaded version and what its folder looked like."""
+
+    model: LoadedModel
+    appearance: Appearance
+
+
+@dataclass(frozen=True)
+class _Refusal:
+    """Why a version is not loaded.
+
+    Attributes:
+        appearance: of its folder: it is read again when that has changed.
+        reason: what is wrong.
+        again: when it is read again all the same, by ``time.monotonic``.
+    """
+
+    appearance: Appearance
+    reason: str
+    again: float = math.inf
+
+
+@dataclass(frozen=True)
+class _Serving:
+    """What requests go by. It is replaced as a whole, so that each request sees one state of it.
+
+    Attributes:
+        models: the loaded versions by number.
+        labels: label to version, loaded or not.
+        default: what answers when nothing is named; None before a version is loaded.
+    """
+
+    models: Mapping[int, LoadedModel] = field(default_factory=dict)
+    labels: Mapping[str, int] = field(default_factory=dict)
+    default: LoadedModel | None = None
+
+
 class ModelStore:
-    """Loads the newest good version of a models folder.
+    """Keeps the versions of a models folder loaded that shall answer.
+
+    These are the newest good one, ``keep`` good ones before it, and whatever operators chose (model/choices.py).
 
     Args:
         models_dir: holds one folder per version.
         device: where user tables live.
+        keep: how many older versions stay loaded, for requests that name them and for going back.
+        default_label: bears the version that answers when none is named; None, or while no loaded version bears it, for
+            the newest.
+        splits: shares of the users whose requests go to the version of a label when they name none.
     """
 
-    def __init__(self, models_dir: Path, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        device: torch.device | str,
+        *,
+        keep: int = 1,
+        default_label: str | None = None,
+        splits: Sequence[Split] = (),
+    ) -> None:
         self._models_dir = models_dir
         self._device = device
-        self._loaded: LoadedModel | None = None
-        # Version to what its folder looked like and the reason it was refused: a bad version is read again only when
-        # it has changed.
-        self._refused: dict[int, tuple[Appearance, str]] = {}
-        self._loading = threading.Lock()
+        self._keep = keep
+        self._default_label = default_label
+        self._splits = tuple(splits)
+        self._choices = ChoicesFile(models_dir)
+        self._serving = _Serving()
+        self._entries: dict[int, _Entry] = {}
+        self._refused: dict[int, _Refusal] = {}
+        self._being_loaded: int | None = None
+        self._refreshing = threading.RLock()
 
-    def load_newest(self) -> bool:
-        """Loads the newest version that is good, unless one is loaded. Says whether one is loaded now."""
-        with self._loading:
-            for number in self._numbers():
-                if self._loaded is not None:
+    def refresh(self) -> bool:
+        """Brings what is loaded in line with the folder; says whether a version answers now.
+
+        A version that cannot be loaded leaves everything as it is, and so does a folder without a good version: the
+        only good one is never unloaded.
+        """
+        with self._refreshing:
+            numbers = self._numbers()
+            choices = self._choices.read()
+            wanted: list[int] = []
+            # What operators unloaded comes last: it answers again when nothing else can.
+            for number in sorted(numbers, key=lambda number: (number in choices.unloaded, -number)):
+                if len(wanted) > self._keep or (wanted and number in choices.unloaded):
                     break
-                self._try(number)
-            return self._loaded is not None
+                if self._ensure(number):
+                    wanted.append(number)
+                    if len(wanted) == 1:  # the older ones take their time
+                        self._serve(choices, number)
+            chosen = choices.loaded | frozenset(choices.labels.values())
+            wanted += [number for number in sorted(chosen - {*wanted}) if number in numbers and self._ensure(number)]
+            if wanted:
+                for number in self._entries.keys() - {*wanted}:
+                    log.info("version %d answers no more and is freed after its last request", number)
+                    del self._entries[number]
+                self._serve(choices, wanted[0])
+            self._refused = {number: refusal for number, refusal in self._refused.items() if number in numbers}
+            return bool(self._entries)
 
-    def _try(self, number: int) -> None:
+    def _serve(self, choices: Choices, newest: int) -> None:
+        models = {number: entry.model for number, entry in self._entries.items()}
+        labelled = choices.labels.get(self._default_label or "", newest)
+        default = models.get(labelled, models[newest])
+        before = self._serving.default
+        self._serving = _Serving(models, choices.labels, default)
+        if before is not default:
+            log.info("version %d answers now%s", default.version, f" in place of {before.version}" if before else "")
+
+    def _ensure(self, number: int) -> bool:
+        """Loads a version unless it is loaded as it is; says whether it is loaded."""
         folder = self._models_dir / str(number)
+        loaded = self._entries.get(number)
         try:
             appearance = _appearance(folder)
         except OSError as error:
-            log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
-            return
-        if self._refused.get(number, (None, ""))[0] == appearance:
-            return
+            if loaded is None:
+                log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
+            return loaded is not None
+        if loaded is not None and loaded.appearance == appearance:
+            return True
+        refusal = self._refused.get(number)
+        if refusal is not None and refusal.appearance == appearance and time.monotonic() < refusal.again:
+            return loaded is not None
+        self._being_loaded = number
         try:
-            self._loaded = load_model(folder, self._device)
+            self._entries[number] = _Entry(self._load(folder), appearance)
+            self._refused.pop(number, None)
         except BadModel as error:
-            self._refused[number] = (appearance, str(error))
+            self._refused[number] = _Refusal(appearance, str(error))
             log.error("version %d in %s is refused: %s", number, self._models_dir, error)
         except Exception as error:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
-            self._refused[number] = (appearance, f"cannot be loaded: {error}")
+            again = time.monotonic() + _RETRY_SECONDS
+            self._refused[number] = _Refusal(appearance, f"cannot be loaded: {error}", again)
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
-        else:
-            manifest = self._loaded.manifest
-            log.info(
-                "version %d is ready: %s, %d users, %d items, %d dimensions",
-                *(number, manifest.model_name, manifest.user_count, manifest.item_count, manifest.embedding_size),
-            )
+        finally:
+            self._being_loaded = None
+        return number in self._entries
+
+    def _load(self, folder: Path) -> LoadedModel:
+        began = time.monotonic()
+        model = load_model(folder, self._device)
+        loaded = time.monotonic()
+        warm(model.recommender)
+        manifest = model.manifest
+        log.info(
+            "version %d is ready: %s, %d users, %d items, %d dimensions; read in %.2f s, warmed in %.2f s",
+            *(model.version, manifest.model_name, manifest.user_count, manifest.item_count, manifest.embedding_size),
+            *(loaded - began, time.monotonic() - loaded),
+        )
+        weakref.finalize(model, log.info, "version %d is freed", model.version).atexit = False
+        return model
 
     def default(self) -> LoadedModel:
         """The version that answers when none is named.
@@ -101,10 +218,10 @@ class ModelStore:
         Raises:
             NoModelReady: none is loaded yet.
         """
-        loaded = self._loaded
-        if loaded is None:
+        default = self._serving.default
+        if default is None:
             raise NoModelReady
-        return loaded
+        return default
 
     def select(self, version: int | None = None, label: str | None = None) -> LoadedModel:
         """The loaded version that is named, or the default.
@@ -113,12 +230,105 @@ class ModelStore:
             ModelNotFound: it is not loaded.
             NoModelReady: none is loaded yet.
         """
-        loaded = self.default()
+        if version is None and label is None:
+            return self.default()
+        serving = self._serving
+        if serving.default is None:
+            raise NoModelReady
+        number = version
         if label is not None:
-            raise ModelNotFound(label, f"no version bears the label {shown(label)}")
-        if version is not None and version != loaded.version:
-            raise ModelNotFound(str(version), f"version {version} is not loaded; version {loaded.version} is")
-        return loaded
+            if label not in serving.labels:
+                raise ModelNotFound(label, f"no version bears the label {shown(label)}")
+            number = serving.labels[label]
+        model = None if number is None else serving.models.get(number)
+        if model is None:
+            name = f"version {number}" if label is None else f"version {number}, which bears the label {shown(label)},"
+            loaded = ", ".join(map(str, sorted(serving.models)))
+            raise ModelNotFound(label or str(number), f"{name} is not loaded; loaded: {loaded}")
+        return model
+
+    def for_user(self, user_id: str) -> LoadedModel:
+        """The version that answers a user when none is named: always the same one while the splits and labels stay.
+
+        Args:
+            user_id: empty where the request names no user: such requests go to the default.
+
+        Raises:
+            NoModelReady: none is loaded yet.
+        """
+        default = self.default()
+        if not self._splits or not user_id:
+            return default
+        label = label_of(user_id, self._splits)
+        serving = self._serving
+        return serving.models.get(serving.labels.get(label or "", 0), default)
+
+    def load(self, number: int) -> Version:
+        """Loads a version beside the others, here at once and by the other workers soon.
+
+        Raises:
+            ModelNotFound: there is none of this number.
+            ModelRefused: it cannot be loaded; the text says why.
+            StoreNotWritable: the models folder cannot be written.
+        """
+        with self._refreshing:
+            self.version(number)
+            if not self._ensure(number):
+                refusal = self._refused.get(number)
+                raise ModelRefused(number, refusal.reason if refusal else "its folder cannot be looked at")
+            self._choices.change(
+                lambda old: replace(old, loaded=old.loaded | {number}, unloaded=old.unloaded - {number})
+            )
+            self.refresh()
+            return self._describe(number)
+
+    def unload(self, number: int) -> Version:
+        """Frees a version after its last request, and keeps it from being loaded again, here and by other workers.
+
+        Raises:
+            ModelNotFound: there is none of this number.
+            VersionInUse: no other is loaded, or it bears a label.
+            StoreNotWritable: the models folder cannot be written.
+        """
+        with self._refreshing:
+            described = self.version(number)
+            if described.labels:
+                raise VersionInUse(number, f"bears the label {', '.join(described.labels)}")
+            if self._serving.models.keys() == {number}:
+                raise VersionInUse(number, "is the only one that is loaded")
+            self._choices.change(
+                lambda old: replace(old, loaded=old.loaded - {number}, unloaded=old.unloaded | {number})
+            )
+            self.refresh()
+            return self._describe(number)
+
+    def set_label(self, label: str, number: int | None) -> Version | None:
+        """Points a label at a version, which is loaded if need be; takes the label away for None.
+
+        Raises:
+            ModelNotFound: there is none of this number.
+            ModelRefused: it cannot be loaded; the label stays where it is.
+            StoreNotWritable: the models folder cannot be written.
+        """
+        with self._refreshing:
+            if number is None:
+                self._choices.change(lambda old: replace(old, labels=_without(old.labels, label)))
+                self.refresh()
+                return None
+            self.version(number)
+            if not self._ensure(number):
+                refusal = self._refused.get(number)
+                raise ModelRefused(number, refusal.reason if refusal else "its folder cannot be looked at")
+            self._choices.change(
+                lambda old: replace(old, labels={**old.labels, label: number}, unloaded=old.unloaded - {number})
+            )
+            self.refresh()
+            return self._describe(number)
+
+    @property
+    def splits(self) -> Sequence[Split]:
+        """The shares of users that labels answer."""
+        return self._splits
 
     def versions(self) -> list[Version]:
         """Every version in the folder, newest first."""
@@ -135,33 +345,42 @@ class ModelStore:
         return self._describe(number)
 
     def _describe(self, number: int) -> Version:
-        loaded = self._loaded
-        if loaded is not None and loaded.version == number:
-            return Version(number, State.READY, "", loaded.manifest)
+        serving = self._serving
+        labels = sorted(label for label, labelled in serving.labels.items() if labelled == number)
+        loaded = serving.models.get(number)
         refused = self._refused.get(number)
+        if loaded is not None:
+            reason = f"its folder has changed since and is refused: {refused.reason}" if refused else ""
+            return Version(number, State.READY, reason, labels, loaded.manifest)
         try:
             manifest = read_manifest(self._models_dir / str(number))
         except BadModel as error:
-            return Version(number, State.FAILED, refused[1] if refused else str(error), None)
+            return Version(number, State.FAILED, refused.reason if refused else str(error), labels, None)
+        if self._being_loaded == number:
+            return Version(number, State.LOADING, "being read and warmed", labels, manifest)
         if refused:
-            return Version(number, State.FAILED, refused[1], manifest)
-        return Version(number, State.AVAILABLE, "not loaded", manifest)
+            return Version(number, State.FAILED, refused.reason, labels, manifest)
+        return Version(number, State.AVAILABLE, "not loaded", labels, manifest)
 
     def _known_numbers(self) -> list[int]:
-        """The version numbers in the folder and the one that is loaded, whatever became of its folder."""
-        loaded = set() if self._loaded is None else {self._loaded.version}
-        return sorted(loaded.union(self._numbers()), reverse=True)
+        """The version numbers in the folder and those that are loaded, whatever became of their folders."""
+        return sorted({*self._serving.models, *self._numbers()}, reverse=True)
 
     def _numbers(self) -> list[int]:
         """The version numbers in the folder, newest first."""
         try:
-            names = [entry.name for entry in self._models_dir.iterdir() if entry.is_dir()]
+            with os.scandir(self._models_dir) as entries:
+                names = [entry.name for entry in entries if entry.is_dir()]
         except OSError as error:
             if not isinstance(error, FileNotFoundError):
                 log.error("%s cannot be listed: %s", self._models_dir, error)
             return []
         numbers = (int(name) for name in names if name.isdecimal() and len(name) <= _LONGEST_NUMBER)
         return sorted((number for number in numbers if number > 0 and str(number) in names), reverse=True)
+
+
+def _without(labels: Mapping[str, int], label: str) -> dict[str, int]:
+    return {name: number for name, number in labels.items() if name != label}
 
 
 def _appearance(folder: Path) -> Appearance:

@@ -90,13 +90,23 @@ class Answers:
         for message in messages:
             try:
                 requests.check_score_request(message)
-                model = self.model(message.model)
+                model = self.model_for(message)
                 scores = model.recommender.score(message.user_id, message.item_ids)
                 response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
                 answers.append(response.SerializeToString())
             except QueryError as error:
-                answers.append(error)
+                answers.append(error.with_traceback(None))
         return answers
+
+    def model_for(self, message: Any) -> LoadedModel:
+        """The model that a request names, or that answers its user.
+
+        Raises:
+            QueryError: there is none.
+        """
+        if message.HasField("model"):
+            return self.model(message.model)
+        return self._store.for_user(getattr(message, "user_id", ""))
 
     def model(self, selector: common_pb2.ModelSelector) -> LoadedModel:
         """The model that a request names.
@@ -132,12 +142,12 @@ class Answers:
         for place, message in enumerate(messages):
             try:
                 query = read(message)
-                model = self.model(message.model) if message.HasField("model") else self._store.select()
+                model = self.model_for(message)
                 names = []
                 if message.attributes:
                     names = requests.attribute_names(message.attributes, model.recommender.attributes.names)
             except QueryError as error:
-                answers[place] = error
+                answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
             else:
                 by_version.setdefault(model.version, (model, []))[1].append((place, query, names))
         for model, entries in by_version.values():

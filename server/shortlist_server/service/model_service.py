@@ -3,28 +3,40 @@
 import grpc
 
 from shortlist.v1 import manifest_pb2, model_pb2, model_pb2_grpc
-from shortlist_server.errors import NoModelReady, NotSupported
+from shortlist_server.errors import InvalidField, NoModelReady
 from shortlist_server.model.store import ModelStore, State, Version
 from shortlist_server.service import requests
+from shortlist_server.service.shadow import Shadow
 
 _STATES = {
     State.AVAILABLE: model_pb2.MODEL_STATE_AVAILABLE,
+    State.LOADING: model_pb2.MODEL_STATE_LOADING,
     State.READY: model_pb2.MODEL_STATE_READY,
     State.FAILED: model_pb2.MODEL_STATE_FAILED,
 }
 
 
 class ModelService(model_pb2_grpc.ModelServiceServicer):
-    """Shows the versions of a store."""
+    """Shows and steers the versions of a store.
 
-    def __init__(self, store: ModelStore) -> None:
+    Args:
+        store: has them.
+        shadow: compares two of them; None where that is not asked for.
+    """
+
+    def __init__(self, store: ModelStore, shadow: Shadow | None = None) -> None:
         self._store = store
+        self._shadow = shadow
 
     def ListModels(
         self, request: model_pb2.ListModelsRequest, context: grpc.ServicerContext
     ) -> model_pb2.ListModelsResponse:
         """Every version, newest first."""
-        return model_pb2.ListModelsResponse(models=[self._message(version) for version in self._store.versions()])
+        return model_pb2.ListModelsResponse(
+            models=[self._message(version) for version in self._store.versions()],
+            splits=[model_pb2.Split(label=split.label, percent=split.percent) for split in self._store.splits],
+            shadow=None if self._shadow is None else _shadow_message(self._shadow),
+        )
 
     def GetModel(self, request: model_pb2.GetModelRequest, context: grpc.ServicerContext) -> model_pb2.GetModelResponse:
         """One version with its manifest."""
@@ -39,18 +51,20 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
     def LoadModel(
         self, request: model_pb2.LoadModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.LoadModelResponse:
-        """Not built yet."""
-        raise NotSupported("LoadModel")
+        """Loads a version beside the others."""
+        return model_pb2.LoadModelResponse(model=self._message(self._store.load(_number(request.version))))
 
     def UnloadModel(
         self, request: model_pb2.UnloadModelRequest, context: grpc.ServicerContext
     ) -> model_pb2.UnloadModelResponse:
-        """Not built yet."""
-        raise NotSupported("UnloadModel")
+        """Frees a version."""
+        return model_pb2.UnloadModelResponse(model=self._message(self._store.unload(_number(request.version))))
 
     def SetLabel(self, request: model_pb2.SetLabelRequest, context: grpc.ServicerContext) -> model_pb2.SetLabelResponse:
-        """Not built yet."""
-        raise NotSupported("SetLabel")
+        """Points a label at a version."""
+        label = requests.checked_label("label", request.label)
+        version = self._store.set_label(label, request.version or None)
+        return model_pb2.SetLabelResponse(model=None if version is None else self._message(version))
 
     def _message(self, version: Version) -> model_pb2.Model:
         try:
@@ -61,6 +75,27 @@ class ModelService(model_pb2_grpc.ModelServiceServicer):
             version=version.number,
             state=_STATES[version.state],
             state_reason=version.reason,
+            labels=version.labels,
             default=is_default,
             model_name=version.manifest.model_name if version.manifest else "",
         )
+
+
+def _number(version: int) -> int:
+    if version < 1:
+        raise InvalidField("version", "must be a positive number")
+    return version
+
+
+def _shadow_message(shadow: Shadow) -> model_pb2.Shadow:
+    so_far = shadow.comparison
+    count = max(so_far.compared, 1)
+    return model_pb2.Shadow(
+        label=shadow.label,
+        version=so_far.version or 0,
+        compared_requests=so_far.compared,
+        skipped_requests=so_far.skipped,
+        mean_overlap=so_far.overlap / count,
+        mean_answer_micros=so_far.answer_seconds / count * 1e6,
+        mean_shadow_micros=so_far.shadow_seconds / count * 1e6,
+    )

@@ -1,13 +1,13 @@
 """From request messages to queries: every limit of the contract is checked here."""
 
 import math
-import re
 from collections.abc import Container, Sequence
 from typing import Protocol
 
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import InvalidField
 from shortlist_server.item_attributes import Condition, Filter, Scalar
+from shortlist_server.model.choices import is_label
 from shortlist_server.queries import (
     ClusterKind,
     ClusterQuery,
@@ -33,8 +33,6 @@ MAX_VALUES = 1_000
 MAX_EFFORT = 16
 MAX_BATCH = 1_000
 MAX_BATCH_ITEMS = 100_000
-
-_LABEL = re.compile(r"[a-z0-9-]{1,63}")
 
 _FALLBACKS = {
     recommender_pb2.FALLBACK_UNSPECIFIED: Fallback.NONE,
@@ -274,10 +272,19 @@ def selected_version(selector: common_pb2.ModelSelector) -> tuple[int | None, st
     if chosen == "version":
         return selector.version, None
     if chosen == "label":
-        if not _LABEL.fullmatch(selector.label):
-            raise InvalidField("model.label", "must be 1 to 63 of a-z, 0-9 and '-'")
-        return None, selector.label
+        return None, checked_label("model.label", selector.label)
     return None, None
+
+
+def checked_label(field: str, label: str) -> str:
+    """The label, if a version may bear it.
+
+    Raises:
+        InvalidField: it may not.
+    """
+    if not is_label(label):
+        raise InvalidField(field, "must be 1 to 63 of a-z, 0-9 and '-'")
+    return label
 
 
 def _k(request: _HasK, is_set: bool) -> int:

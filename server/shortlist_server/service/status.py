@@ -13,6 +13,7 @@ from grpc_status import rpc_status
 
 from shortlist_server.errors import (
     DeadlinePassed,
+    FailedPrecondition,
     InvalidField,
     NoModelReady,
     NotFound,
@@ -50,6 +51,7 @@ TABLE: dict[type[QueryError], tuple[grpc.StatusCode, Callable[[QueryError], Any]
     InvalidField: (grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
     NotFound: (grpc.StatusCode.NOT_FOUND, _resource),
     NotSupported: (grpc.StatusCode.UNIMPLEMENTED, None),
+    FailedPrecondition: (grpc.StatusCode.FAILED_PRECONDITION, None),
     NoModelReady: (grpc.StatusCode.UNAVAILABLE, _retry_when_loaded),
     QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry_when_full),
     DeadlinePassed: (grpc.StatusCode.DEADLINE_EXCEEDED, None),

@@ -11,9 +11,12 @@ METHODS = [
     "get_model",
     "list_clusters",
     "list_models",
+    "load_model",
     "recommend",
     "score",
+    "set_label",
     "similar_items",
+    "unload_model",
 ]
 
 

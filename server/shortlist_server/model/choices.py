@@ -1,0 +1,121 @@
+"""What operators chose about a models folder: labels, and versions to load or to leave alone.
+
+They lie in the folder itself, in ``store.json``, so that every worker and every server of the folder goes by them
+and they outlive a restart. docs/model-format.md describes the file.
+"""
+
+import fcntl
+import json
+import logging
+import os
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from shortlist_server.errors import StoreNotWritable
+
+log = logging.getLogger(__name__)
+
+FILE = "store.json"
+_LOCK = ".store.lock"
+_ASIDE = ".store.json.new"
+_FILE_MODE = 0o644
+_LABEL = re.compile(r"[a-z0-9-]{1,63}")
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What operators chose.
+
+    Attributes:
+        labels: label to version.
+        loaded: versions to be loaded beside those that are loaded anyway.
+        unloaded: versions not to be loaded.
+    """
+
+    labels: Mapping[str, int] = field(default_factory=dict)
+    loaded: frozenset[int] = frozenset()
+    unloaded: frozenset[int] = frozenset()
+
+
+def is_label(text: str) -> bool:
+    """Whether a version may bear this label: 1 to 63 of a-z, 0-9 and '-'."""
+    return _LABEL.fullmatch(text) is not None
+
+
+class ChoicesFile:
+    """Reads the choices again when they have changed, and changes them.
+
+    Args:
+        models_dir: the models folder.
+    """
+
+    def __init__(self, models_dir: Path) -> None:
+        self._models_dir = models_dir
+        self._path = models_dir / FILE
+        self._seen: tuple[int, int, int] | None = None
+        self._choices = Choices()
+
+    def read(self) -> Choices:
+        """The choices; of a file that cannot be read, the last that could."""
+        try:
+            status = self._path.stat()
+            seen = status.st_ino, status.st_size, status.st_mtime_ns
+            if seen != self._seen:
+                self._seen = seen
+                self._choices = _parse(self._path.read_bytes())
+        except FileNotFoundError:
+            self._seen, self._choices = None, Choices()
+        except (OSError, ValueError) as error:
+            log.error("%s cannot be read, what it said before goes on holding: %s", self._path, error)
+        return self._choices
+
+    def change(self, change: Callable[[Choices], Choices]) -> None:
+        """Changes the choices; processes take turns, and a crash leaves the old ones or the new.
+
+        Raises:
+            StoreNotWritable: the folder cannot be written.
+        """
+        try:
+            with (self._models_dir / _LOCK).open("w") as lock:
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                changed = change(self.read())
+                aside = self._models_dir / _ASIDE
+                with aside.open("w") as file:
+                    json.dump(_as_json(changed), file, indent=2)
+                    file.write("\n")
+                    file.flush()
+                    os.fsync(file.fileno())
+                aside.chmod(_FILE_MODE)
+                aside.replace(self._path)
+        except OSError as error:
+            raise StoreNotWritable(error.strerror or "unknown error") from error
+
+
+def _parse(content: bytes) -> Choices:
+    """The choices a file holds.
+
+    Raises:
+        ValueError: it holds something else; the text names the field.
+    """
+    given = json.loads(content)
+    if not isinstance(given, dict) or not given.keys() <= {"labels", "loaded", "unloaded"}:
+        raise ValueError("it must be an object of labels, loaded and unloaded")
+    labels = given.get("labels", {})
+    if not isinstance(labels, dict) or not all(is_label(label) for label in labels):
+        raise ValueError("labels must be an object whose keys are 1 to 63 of a-z, 0-9 and '-'")
+    versions = {name: given.get(name, []) for name in ("loaded", "unloaded")}
+    for name, numbers in (("labels", [*labels.values()]), *versions.items()):
+        if not isinstance(numbers, list) or not all(type(number) is int and number > 0 for number in numbers):
+            raise ValueError(f"{name} must name versions, which are positive whole numbers")
+    return Choices(labels, frozenset(versions["loaded"]), frozenset(versions["unloaded"]))
+
+
+def _as_json(choices: Choices) -> dict[str, Any]:
+    return {
+        "labels": dict(sorted(choices.labels.items())),
+        "loaded": sorted(choices.loaded),
+        "unloaded": sorted(choices.unloaded),
+    }

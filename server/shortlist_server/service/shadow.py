@@ -1,0 +1,186 @@
+"""Asks a second version what callers asked the first, when there is time, and compares the answers."""
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import NamedTuple
+
+from shortlist.v1.recommender_pb2 import RecommendRequest, RecommendResponse
+from shortlist_server.errors import QueryError
+from shortlist_server.model.store import ModelStore
+from shortlist_server.service.answers import Answers, Outcome
+
+log = logging.getLogger(__name__)
+
+_BATCHES_WAITING = 64
+_TOLD_SECONDS = 60.0
+_NICENESS = 10
+"""Where cores are short, callers go first."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """How the answers of a version differ from those that callers got.
+
+    Attributes:
+        version: the version compared; None while none bears the label.
+        compared: requests that were compared.
+        skipped: requests that were not, since there was no time.
+        overlap: sum over the requests compared of the share of the items that both answered.
+        answer_seconds: what the answers took that callers got.
+        shadow_seconds: what the version compared took for the same.
+    """
+
+    version: int | None = None
+    compared: int = 0
+    skipped: int = 0
+    overlap: float = 0.0
+    answer_seconds: float = 0.0
+    shadow_seconds: float = 0.0
+
+
+class _Answered(NamedTuple):
+    """What was asked together and answered, and the time it took."""
+
+    pairs: Sequence[tuple[RecommendRequest, bytes]]
+    seconds: float
+
+
+class Shadow:
+    """Compares the version that bears a label with the one that answered.
+
+    Args:
+        answers: asks the version.
+        store: says which one it is.
+        label: what it bears.
+    """
+
+    def __init__(self, answers: Answers, store: ModelStore, label: str) -> None:
+        self.label = label
+        self._answers = answers
+        self._store = store
+        self._waiting: queue.Queue[_Answered | None] = queue.Queue(_BATCHES_WAITING)
+        self._comparison = Comparison()
+        self._counting = threading.Lock()
+        self._thread = threading.Thread(target=self._run, name="shadow", daemon=True)
+        self._thread.start()
+
+    @property
+    def comparison(self) -> Comparison:
+        """Everything since the version compared was loaded."""
+        return self._comparison
+
+    def close(self) -> None:
+        """Compares no more."""
+        self._waiting.put(None)
+        self._thread.join()
+
+    def compare(self, requests: Sequence[RecommendRequest], outcomes: Sequence[Outcome], seconds: float) -> None:
+        """Compares these answers when there is time; never waits.
+
+        Args:
+            requests: what was asked together.
+            outcomes: what was answered, the i-th for the i-th request.
+            seconds: how long it took.
+        """
+        pairs = zip(requests, outcomes, strict=True)
+        answered = [(asked, got) for asked, got in pairs if isinstance(got, bytes) and not asked.HasField("model")]
+        try:
+            self._waiting.put_nowait(_Answered(answered, seconds * len(answered) / len(requests)))
+        except queue.Full:
+            with self._counting:
+                skipped = self._comparison.skipped + len(answered)
+                self._comparison = replace(self._comparison, skipped=skipped)
+
+    def _run(self) -> None:
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        told = time.monotonic()
+        while (answered := self._waiting.get()) is not None:
+            try:
+                self._compare(answered)
+            except Exception:  # callers must never feel the shadow
+                log.exception("the shadow %s failed", self.label)
+            if time.monotonic() - told >= _TOLD_SECONDS:
+                told = time.monotonic()
+                self._tell()
+
+    def _compare(self, answered: _Answered) -> None:
+        try:
+            version = self._store.select(label=self.label).version
+        except QueryError:  # nobody bears the label now
+            return self._add(Comparison())
+        asked, given = [], []
+        for request, got in answered.pairs:
+            response = RecommendResponse.FromString(got)
+            if response.model_version == version:  # it answered by itself
+                continue
+            again = RecommendRequest()
+            again.CopyFrom(request)
+            again.model.label = self.label
+            asked.append(again)
+            given.append(response)
+        if not asked:
+            return None
+        began = time.perf_counter()
+        outcomes = self._answers.recommend(asked, [began] * len(asked))
+        seconds = time.perf_counter() - began
+        overlap = 0.0
+        for response, outcome in zip(given, outcomes, strict=True):
+            if isinstance(outcome, bytes):
+                overlap += _overlap(response, RecommendResponse.FromString(outcome))
+        return self._add(Comparison(version, len(asked), 0, overlap, answered.seconds, seconds))
+
+    def _add(self, more: Comparison) -> None:
+        with self._counting:
+            old = self._comparison
+            if old.version != more.version:
+                self._comparison = more
+                return
+            self._comparison = Comparison(
+                old.version,
+                old.compared + more.compared,
+                old.skipped,
+                old.overlap + more.overlap,
+                old.answer_seconds + more.answer_seconds,
+                old.shadow_seconds + more.shadow_seconds,
+            )
+
+    def _tell(self) -> None:
+        so_far = self._comparison
+        if so_far.compared:
+            log.info(
+                "shadow %s, version %d: overlap %.3f over %d requests, %.0f us each where the answers took %.0f us",
+                *(self.label, so_far.version, so_far.overlap / so_far.compared, so_far.compared),
+                *(1e6 * seconds / so_far.compared for seconds in (so_far.shadow_seconds, so_far.answer_seconds)),
+            )
+
+
+class ShadowedAnswers(Answers):
+    """Answers that a shadow compares.
+
+    Args:
+        store: says which model answers.
+        label: of the version to compare.
+    """
+
+    def __init__(self, store: ModelStore, label: str) -> None:
+        super().__init__(store)
+        self.shadow = Shadow(Answers(store), store, label)
+
+    def recommend(self, messages: Sequence[RecommendRequest], arrived: Sequence[float]) -> list[bytes | QueryError]:
+        """The best items for each user: RecommendResponses."""
+        began = time.perf_counter()
+        outcomes = super().recommend(messages, arrived)
+        self.shadow.compare(messages, outcomes, time.perf_counter() - began)
+        return outcomes
+
+
+def _overlap(one: RecommendResponse, other: RecommendResponse) -> float:
+    """The share of the items of one answer that the other has too; 1 for an answer without items."""
+    if not one.items:
+        return 1.0
+    return len({item.item_id for item in one.items} & {item.item_id for item in other.items}) / len(one.items)

@@ -1,0 +1,287 @@
+"""Versions are swapped, labelled, kept and compared while requests are answered."""
+
+import gc
+import json
+import shutil
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from shortlist_client import Client, FailedPrecondition, InvalidArgument, ModelNotFound, ModelState
+from shortlist_server.app import ServerApp
+from tests.running import HeldSearch, serving, shortlist
+from tests.small_world import publish_embeddings, random_dataset, random_embeddings
+
+ITEMS = 120
+USERS = [f"u{user}" for user in range(40)]
+
+
+def publish_one(models_dir: Path, seed: int = 0) -> int:
+    """Publishes a version whose answers depend on the seed; returns its number."""
+    rng = np.random.default_rng(seed)
+    dataset = random_dataset(users=len(USERS), items=ITEMS, per_user=10, rng=np.random.default_rng(0))
+    folder = publish_embeddings(models_dir, dataset, random_embeddings(len(USERS), ITEMS, 8, rng))
+    return int(folder.name)
+
+
+def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
+    """Waits for a condition to hold."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+@contextmanager
+def served(models_dir: Path, lane: str = "auto", **config: object) -> Iterator[tuple[ServerApp, Client]]:
+    with (
+        serving(models_dir, lane, look_seconds=0.02, **config) as app,  # type: ignore[arg-type]
+        Client(app.address, timeout_seconds=20) as client,
+    ):
+        yield app, client
+
+
+def answering(client: Client, user: str = "u0") -> int:
+    return client.recommend(user).model_version
+
+
+def states(client: Client) -> dict[int, ModelState]:
+    return {model.version: model.state for model in client.list_models()}
+
+
+@pytest.fixture
+def models_dir(tmp_path: Path) -> Path:
+    """A models folder with version 1."""
+    publish_one(tmp_path / "models", seed=1)
+    return tmp_path / "models"
+
+
+def test_a_new_version_answers_soon_and_those_before_it_are_kept_as_told(models_dir: Path, lane: str) -> None:
+    with served(models_dir, lane, keep=1) as (_, client):
+        assert answering(client) == 1
+        before = client.recommend("u0").items
+        for version in (2, 3):
+            assert publish_one(models_dir, seed=version) == version
+            wait_until(lambda version=version: answering(client) == version)  # type: ignore[misc]
+        assert states(client) == {3: ModelState.READY, 2: ModelState.READY, 1: ModelState.AVAILABLE}
+        assert client.recommend("u0", model_version=2).model_version == 2
+        with pytest.raises(ModelNotFound, match="version 1 is not loaded; loaded: 2, 3"):
+            client.recommend("u0", model_version=1)
+        assert client.recommend("u0", model_version=2).items != before
+    with served(models_dir, lane, keep=0) as (_, client):
+        assert states(client) == {3: ModelState.READY, 2: ModelState.AVAILABLE, 1: ModelState.AVAILABLE}
+
+
+def test_a_request_under_way_finishes_on_the_version_it_began_with_which_is_freed_afterwards(
+    models_dir: Path, slow_search: HeldSearch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    gc.collect()  # what other tests have left, which would be freed, and logged, in the middle
+    gc.disable()  # a model must be freed by its last request, not some time later
+    with served(models_dir, keep=0, lane="plain") as (_, client):
+        answers: list[int] = []
+        asking = threading.Thread(target=lambda: answers.append(answering(client)))
+        asking.start()
+        assert slow_search.begun.wait(10)
+        publish_one(models_dir, seed=2)
+        wait_until(lambda: "version 2 answers now in place of 1" in caplog.text)
+        time.sleep(0.1)
+        assert "version 1 is freed" not in caplog.text
+        slow_search.let_go()
+        asking.join()
+        assert answers == [1]
+        wait_until(lambda: "version 1 is freed" in caplog.text)
+        assert answering(client) == 2
+    gc.enable()
+
+
+def test_a_bad_version_is_refused_with_its_reason_and_tried_again_only_when_it_changes(
+    models_dir: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_one(models_dir, seed=2)
+    shutil.move(models_dir / "2", tmp_path / "good")
+    shutil.copytree(tmp_path / "good", tmp_path / "bad")
+    (tmp_path / "bad" / "items.faiss").write_bytes(b"not an index")
+    with served(models_dir) as (_, client):
+        shutil.move(tmp_path / "bad", models_dir / "2")
+        wait_until(lambda: states(client)[2] is ModelState.FAILED)
+        time.sleep(0.2)  # ten looks at the folder
+        assert caplog.text.count("version 2 in") == 1
+        assert client.list_models()[0].state_reason.startswith("items.faiss has 12 bytes")
+        assert answering(client) == 1
+        shutil.copy(tmp_path / "good" / "items.faiss", models_dir / "2" / "items.faiss")
+        wait_until(lambda: answering(client) == 2)
+
+
+def test_the_only_good_version_goes_on_answering_when_its_folder_is_taken_away_or_spoilt(models_dir: Path) -> None:
+    with served(models_dir) as (_, client):
+        (models_dir / "1" / "manifest.json").write_text("{}")
+        wait_until(lambda: "manifest.json" in client.list_models()[0].state_reason)
+        assert answering(client) == 1
+        shutil.rmtree(models_dir)
+        time.sleep(0.2)
+        assert answering(client) == 1
+
+
+def test_a_version_that_is_taken_away_gives_way_to_the_one_before(models_dir: Path) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir, keep=0) as (_, client):
+        assert answering(client) == 2
+        shutil.rmtree(models_dir / "2")
+        wait_until(lambda: answering(client) == 1)
+
+
+def test_a_version_published_again_under_its_number_is_loaded_again(models_dir: Path) -> None:
+    with served(models_dir) as (_, client):
+        before = client.recommend("u0").items
+        shutil.rmtree(models_dir / "1")
+        publish_one(models_dir, seed=9)
+        wait_until(lambda: client.recommend("u0").items != before)
+
+
+def test_labels_are_set_moved_taken_away_and_outlive_the_server(models_dir: Path) -> None:
+    publish_one(models_dir, seed=2)
+    publish_one(models_dir, seed=3)
+    with served(models_dir, keep=0) as (_, client):
+        labelled = client.set_label("stable", 1)
+        assert labelled is not None
+        assert (labelled.version, labelled.state, list(labelled.labels)) == (1, ModelState.READY, ["stable"])
+        assert client.recommend("u0", model_label="stable").model_version == 1
+        assert client.get_model(model_label="stable").model.version == 1
+        with pytest.raises(ModelNotFound, match="no version bears the label 'canary'"):
+            client.recommend("u0", model_label="canary")
+        with pytest.raises(ModelNotFound, match="there is no version 7"):
+            client.set_label("stable", 7)
+        with pytest.raises(FailedPrecondition, match="bears the label stable"):
+            client.unload_model(1)
+        with pytest.raises(InvalidArgument, match="label: must be 1 to 63 of a-z"):
+            client.set_label("../etc", 1)
+    with served(models_dir, keep=0, default_label="stable") as (_, client):
+        assert answering(client) == 1
+        client.set_label("stable", 2)
+        assert answering(client) == 2
+        assert states(client)[1] is ModelState.AVAILABLE
+        assert client.set_label("stable", None) is None
+        assert answering(client) == 3
+
+
+def test_versions_are_loaded_and_unloaded_by_hand_and_stay_so(models_dir: Path) -> None:
+    for seed in (2, 3):
+        publish_one(models_dir, seed)
+    with served(models_dir, keep=0) as (_, client):
+        assert client.load_model(1).state is ModelState.READY
+        assert states(client) == {3: ModelState.READY, 2: ModelState.AVAILABLE, 1: ModelState.READY}
+        assert client.unload_model(3).state is ModelState.AVAILABLE  # going back by hand
+        assert answering(client) == 2
+        with pytest.raises(ModelNotFound, match="there is no version 9"):
+            client.load_model(9)
+        with pytest.raises(InvalidArgument, match="version: must be a positive number"):
+            client.load_model(0)
+    with served(models_dir, keep=0) as (_, client):
+        assert states(client) == {3: ModelState.AVAILABLE, 2: ModelState.READY, 1: ModelState.READY}
+        client.unload_model(1)
+        with pytest.raises(FailedPrecondition, match="is the only one that is loaded"):
+            client.unload_model(2)
+        (models_dir / "1" / "items.faiss").unlink()
+        with pytest.raises(FailedPrecondition, match=r"version 1 cannot be loaded: items\.faiss is missing"):
+            client.load_model(1)
+        assert publish_one(models_dir, seed=4) == 4
+        wait_until(lambda: answering(client) == 4)
+
+
+def test_choices_that_cannot_be_read_leave_the_last_ones_standing(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir) as (_, client):
+        client.set_label("stable", 1)
+        for content in (
+            '{"labels": {"stable": "2"}}',
+            '{"labels": {"A/B": 2}}',
+            "[]",
+            '{"loaded": 3}',
+            '{"x": 1}',
+            "{",
+        ):
+            (models_dir / "store.json").write_text(content)
+            wait_until(lambda: "store.json cannot be read" in caplog.text)
+            caplog.clear()
+            assert client.recommend("u0", model_label="stable").model_version == 1
+        (models_dir / "store.json").write_text(json.dumps({"labels": {"stable": 2}}))
+        wait_until(lambda: client.recommend("u0", model_label="stable").model_version == 2)
+
+
+def test_a_split_answers_its_share_of_the_users_and_always_the_same(models_dir: Path, lane: str) -> None:
+    publish_one(models_dir, seed=2)
+    splits = {"splits": ("canary=30",), "default_label": "stable"}
+    with served(models_dir, lane, **splits) as (_, client):
+        client.set_label("stable", 1)
+        assert {answering(client, user) for user in USERS} == {1}  # nobody bears the label yet
+        client.set_label("canary", 2)
+        versions = {user: answering(client, user) for user in USERS}
+        canaries = [user for user, version in versions.items() if version == 2]
+        assert 4 <= len(canaries) <= 20
+        batch = client.batch_recommend(USERS)
+        assert [answer.model_version for answer in batch] == list(versions.values())  # type: ignore[union-attr]
+        assert client.score(canaries[0], ["i0"]).model_version == 2
+        assert client.recommend(canaries[0], model_version=1).model_version == 1
+        assert client.recommend(history=["i0"]).model_version == 1
+        assert client.list_models().splits == {"canary": 30}
+    with served(models_dir, lane, **splits) as (_, client):
+        assert {user: answering(client, user) for user in USERS} == versions
+
+
+def test_a_shadow_is_asked_the_same_and_compared(models_dir: Path) -> None:
+    shutil.copytree(models_dir / "1", models_dir / "2")
+    manifest = models_dir / "2" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "2"'))
+    publish_one(models_dir, seed=3)
+    with served(models_dir, keep=2, default_label="stable", shadow="next") as (_, client):
+        client.set_label("stable", 1)
+        for version, lowest, highest in ((2, 1.0, 1.0), (3, 0.0, 0.6)):
+            client.set_label("next", version)
+            for user in USERS:
+                assert answering(client, user) == 1
+
+            def compared(version: int = version) -> bool:
+                shadow = client.list_models().shadow
+                return shadow is not None and shadow.version == version and shadow.compared_requests == len(USERS)
+
+            wait_until(compared)
+            shadow = client.list_models().shadow
+            assert shadow is not None
+            assert lowest <= shadow.mean_overlap <= highest
+            assert shadow.mean_answer_micros > 0
+            assert shadow.mean_shadow_micros > 0
+        printed = shortlist("models", "list", "--server", client_target(client)).stdout
+        assert "shadow next, version 3: 40 compared" in printed
+
+
+def client_target(client: Client) -> str:
+    target: str = client._channel._channel.target().decode().rpartition("/")[2]  # type: ignore[attr-defined]
+    return target
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"splits": ("canary",)}, "a split must be LABEL=PERCENT"),
+        ({"splits": ("canary=0",)}, "a split must be LABEL=PERCENT"),
+        ({"splits": ("canary=nan",)}, "a split must be LABEL=PERCENT"),
+        ({"splits": ("a=60", "b=50")}, "more than 100"),
+        ({"splits": ("a=6", "a=5")}, "one split only"),
+        ({"splits": ("A=6",)}, "a label must be"),
+        ({"shadow": "../x"}, "a label must be"),
+        ({"keep": -1}, "keep must lie between"),
+    ],
+)
+def test_bad_traffic_settings_are_refused_at_the_start(
+    models_dir: Path, config: dict[str, object], reason: str
+) -> None:
+    with pytest.raises(ValueError, match=reason), serving(models_dir, **config):  # type: ignore[arg-type]
+        pass
