@@ -344,7 +344,7 @@ def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(fo
     (models_dir / "not-a-version").mkdir()
     (models_dir / "007").mkdir()
     (models_dir / ("9" * 30)).mkdir()
-    store = ModelStore(models_dir, "cpu")
+    store = ModelStore(models_dir, "cpu", keep=0)
     assert store.refresh()
     assert store.default().version == 2
     versions = {version.number: (version.state, version.reason) for version in store.versions()}

@@ -212,17 +212,15 @@ def test_the_client_tries_again_until_a_model_is_ready(
     tmp_path: Path, small_models: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     attempts: list[int] = []
-    select = ModelStore.select
+    for_user = ModelStore.for_user
 
-    def publish_at_the_first_attempt(
-        self: ModelStore, version: int | None = None, label: str | None = None
-    ) -> LoadedModel:
+    def publish_at_the_first_attempt(self: ModelStore, user_id: str) -> LoadedModel:
         attempts.append(1)
         if len(attempts) == 1:
             (tmp_path / "1").symlink_to(small_models / "1")
-        return select(self, version, label)
+        return for_user(self, user_id)
 
-    monkeypatch.setattr(ModelStore, "select", publish_at_the_first_attempt)
+    monkeypatch.setattr(ModelStore, "for_user", publish_at_the_first_attempt)
     with serving(tmp_path, look_seconds=0.01) as app, Client(app.address, timeout_seconds=20) as client:
         assert len(client.recommend("u0").items) == 10
     assert len(attempts) > 1
@@ -402,8 +400,8 @@ def test_an_unforeseen_error_tells_the_caller_a_request_id_and_nothing_else(
     def explode(*_: object) -> None:
         raise RuntimeError("the secret inside")
 
-    monkeypatch.setattr(ItemIndex, "search", explode)
     with serving(small_models, lane) as app, Client(app.address) as client:
+        monkeypatch.setattr(ItemIndex, "search", explode)
         with pytest.raises(InternalError) as caught:
             client.recommend("u0")
         assert "secret" not in str(caught.value)
