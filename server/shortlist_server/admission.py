@@ -1,75 +1,156 @@
-"""How many requests may work and wait at once."""
+"""Who may work and wait: so many at once, a bounded queue, and nobody who would not be answered in time."""
 
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from shortlist_server.errors import DeadlinePassed, QueueFull
 
+_SHORTEST_RETRY_SECONDS = 0.01
+_WINDOW_SECONDS = 0.1
+_LATEST = 0.3
+"""Weight of the latest window in what a request is expected to take."""
+
 
 class Admission:
-    """Lets a few requests work at a time, a bounded number wait, and nobody work past a deadline.
+    """Lets a few work at a time, a bounded number wait, and nobody begin who would end past a deadline.
+
+    How long newcomers will wait is reckoned from how many requests are before them and how long requests have taken
+    lately. Who cannot be answered in time by that is told so at once, and does not keep those waiting who can.
 
     Args:
-        working: requests that may work at once.
-        waiting: requests that may wait for their turn.
+        working: how many may work at once.
+        waiting: how many may wait for their turn.
     """
 
     def __init__(self, working: int, waiting: int) -> None:
-        self._turns = threading.Semaphore(working)
         self._places = working + waiting
         self._taken = 0
-        self._counting = threading.Lock()
+        self._requests = 0
+        self._free = working
+        self._first: list[threading.Lock] = []
+        self._others: list[threading.Lock] = []
+        self._seconds_per_request = 0.0
+        self._window_began = 0.0
+        self._window_requests = 0
+        self._lock = threading.Lock()
 
-    def enter(self) -> None:
+    @property
+    def waiting_seconds(self) -> float:
+        """How long a newcomer will wait for its turn, as far as one can tell."""
+        return self._requests * self._seconds_per_request
+
+    @property
+    def has_room(self) -> bool:
+        """Whether one more may enter."""
+        return self._taken < self._places
+
+    def enter(self, seconds_left: float | None = None, requests: int = 1) -> None:
         """Takes a place among those that work and wait; ``leave`` gives it back.
 
-        Raises:
-            QueueFull: too many wait already.
-        """
-        with self._counting:
-            if self._taken >= self._places:
-                raise QueueFull
-            self._taken += 1
+        Args:
+            seconds_left: until the caller's deadline; None when it set none.
+            requests: how much work it is.
 
-    def leave(self) -> None:
-        """Gives a place back."""
-        with self._counting:
+        Raises:
+            QueueFull: too many wait already, or so many that this one would not be answered in time.
+            DeadlinePassed: the deadline has passed already.
+        """
+        if seconds_left is not None and seconds_left <= 0:
+            raise DeadlinePassed
+        with self._lock:
+            wait = self.waiting_seconds
+            if self._taken >= self._places:
+                raise QueueFull(max(wait, _SHORTEST_RETRY_SECONDS))
+            # Alone, a call is worth a try whatever is expected of it: that is how expectations are corrected.
+            if seconds_left is not None and self._taken and wait + requests * self._seconds_per_request > seconds_left:
+                raise QueueFull(max(wait, _SHORTEST_RETRY_SECONDS))
+            if self._taken == 0:
+                self._window_began, self._window_requests = time.perf_counter(), 0
+            self._taken += 1
+            self._requests += requests
+
+    def leave(self, requests: int = 1) -> None:
+        """Gives a place back.
+
+        Args:
+            requests: as ``enter`` was told.
+        """
+        with self._lock:
             self._taken -= 1
+            self._requests -= requests
+            self._window_requests += requests
+            # How fast requests come out while there are always some is how fast a queue moves.
+            now = time.perf_counter()
+            seconds = now - self._window_began
+            if self._taken == 0 or seconds > _WINDOW_SECONDS:
+                latest, old = seconds / self._window_requests, self._seconds_per_request
+                self._seconds_per_request = latest if old == 0 else old + _LATEST * (latest - old)
+                self._window_began, self._window_requests = now, 0
 
     @contextmanager
-    def work(self, seconds_left: float | None = None) -> Iterator[None]:
+    def work(self, seconds_left: float | None = None, *, first: bool = False) -> Iterator[None]:
         """Waits for a turn and holds it; for those who have a place.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
+            first: it goes before all who wait and are not; for whoever answers many callers in short turns.
 
         Raises:
             DeadlinePassed: the deadline passed first.
         """
-        # Without a deadline gRPC tells of billions of seconds left, more than a lock can wait for.
-        longest_wait = threading.TIMEOUT_MAX if seconds_left is None else min(seconds_left, threading.TIMEOUT_MAX)
-        if longest_wait <= 0 or not self._turns.acquire(timeout=longest_wait):
+        if not self._take_turn(seconds_left, first=first):
             raise DeadlinePassed
         try:
             yield
         finally:
-            self._turns.release()
+            self._give_turn_back()
 
     @contextmanager
-    def turn(self, seconds_left: float | None) -> Iterator[None]:
+    def turn(self, seconds_left: float | None, requests: int = 1) -> Iterator[None]:
         """Takes a place, waits for a turn and holds both.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
+            requests: how much work it is.
 
         Raises:
-            QueueFull: too many wait already.
+            QueueFull: too many wait already, or so many that this one would not be answered in time.
             DeadlinePassed: the deadline passed first.
         """
-        self.enter()
+        self.enter(seconds_left, requests)
         try:
             with self.work(seconds_left):
                 yield
         finally:
-            self.leave()
+            self.leave(requests)
+
+    def _take_turn(self, seconds_left: float | None, *, first: bool) -> bool:
+        line = self._first if first else self._others
+        with self._lock:
+            if self._free > 0:
+                self._free -= 1
+                return True
+            ticket = threading.Lock()
+            ticket.acquire()
+            line.append(ticket)
+        # Without a deadline gRPC tells of billions of seconds left, more than a lock can wait for.
+        longest_wait = threading.TIMEOUT_MAX if seconds_left is None else min(seconds_left, threading.TIMEOUT_MAX)
+        if ticket.acquire(timeout=max(longest_wait, 0)):
+            return True
+        with self._lock:
+            if ticket in line:
+                line.remove(ticket)
+                return False
+        # It was called up in the last moment, and gives the turn to the next.
+        self._give_turn_back()
+        return False
+
+    def _give_turn_back(self) -> None:
+        with self._lock:
+            line = self._first or self._others
+            if line:
+                line.pop(0).release()  # whose turn it is now
+            else:
+                self._free += 1

@@ -148,10 +148,15 @@ class NoModelReady(QueryError):
 
 
 class QueueFull(QueryError):
-    """Too many requests are waiting."""
+    """Too many requests are waiting.
 
-    def __init__(self) -> None:
+    Attributes:
+        retry_seconds: after so long there may be room.
+    """
+
+    def __init__(self, retry_seconds: float) -> None:
         super().__init__("too many requests are waiting")
+        self.retry_seconds = retry_seconds
 
 
 class DeadlinePassed(QueryError):

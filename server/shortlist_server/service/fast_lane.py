@@ -268,7 +268,7 @@ def self_test() -> None:
     """
 
     def answer(messages: Sequence[Any], _arrived: Sequence[float]) -> list[Any]:
-        return [message.SerializeToString() if message.value else QueueFull() for message in messages]
+        return [message.SerializeToString() if message.value else QueueFull(1.0) for message in messages]
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
     path = "/shortlist.SelfTest/Echo"

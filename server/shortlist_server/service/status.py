@@ -23,7 +23,6 @@ from shortlist_server.errors import (
 )
 
 RETRY_WHEN_LOADED_SECONDS = 2
-RETRY_WHEN_FULL_MILLIS = 50
 
 
 def _bad_request(error: QueryError) -> Any:
@@ -43,8 +42,11 @@ def _retry_when_loaded(_: QueryError) -> Any:
     return error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(seconds=RETRY_WHEN_LOADED_SECONDS))
 
 
-def _retry_when_full(_: QueryError) -> Any:
-    return error_details_pb2.RetryInfo(retry_delay=duration_pb2.Duration(nanos=RETRY_WHEN_FULL_MILLIS * 1_000_000))
+def _retry_when_full(error: QueryError) -> Any:
+    assert isinstance(error, QueueFull)
+    delay = duration_pb2.Duration()
+    delay.FromMicroseconds(round(error.retry_seconds * 1e6))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
 TABLE: dict[type[QueryError], tuple[grpc.StatusCode, Callable[[QueryError], Any] | None]] = {

@@ -72,3 +72,87 @@ def test_an_error_in_the_work_frees_the_turn() -> None:
         _ = 1 / 0
     with admission.turn(None):
         pass
+
+
+def test_whoever_would_not_be_answered_in_time_is_refused_at_once_and_told_when_to_come_back() -> None:
+    admission = Admission(working=1, waiting=100)
+    for _ in range(5):
+        with admission.turn(None):
+            time.sleep(0.02)
+    for _ in range(10):
+        admission.enter(5.0)
+    assert 0.15 < admission.waiting_seconds < 0.5
+    started = time.monotonic()
+    with pytest.raises(QueueFull) as refused:
+        admission.enter(0.1)
+    assert time.monotonic() - started < 0.05
+    assert refused.value.retry_seconds == pytest.approx(admission.waiting_seconds)
+    admission.enter(1.0)
+    admission.enter(None)
+
+
+def test_a_batch_counts_as_its_requests() -> None:
+    admission = Admission(working=1, waiting=100)
+    with admission.turn(None, requests=10):
+        time.sleep(0.05)
+    admission.enter(None, requests=100)
+    assert 0.4 < admission.waiting_seconds < 2
+    admission.leave(requests=100)
+    assert admission.waiting_seconds == 0
+
+
+def test_expectations_that_were_too_high_are_corrected_by_calls_that_come_alone() -> None:
+    admission = Admission(working=1, waiting=100)
+    with admission.turn(None):
+        time.sleep(0.3)
+    admission.enter(None)
+    with pytest.raises(QueueFull):
+        admission.enter(0.1)
+    admission.leave()
+    for _ in range(30):
+        with admission.turn(0.1):
+            pass
+    admission.enter(None)
+    admission.enter(0.1)
+
+
+def test_turns_are_given_in_the_order_of_coming_but_first_to_those_in_the_first_line() -> None:
+    admission = Admission(working=1, waiting=100)
+    order: list[str] = []
+
+    def work(name: str, first: bool) -> None:
+        with admission.work(10, first=first):
+            order.append(name)
+
+    threads = []
+    with admission.work():
+        for name in ("a", "b", "first", "c"):
+            threads.append(threading.Thread(target=work, args=(name, name == "first")))
+            threads[-1].start()
+            time.sleep(0.05)
+    for thread in threads:
+        thread.join()
+    assert order == ["first", "a", "b", "c"]
+
+
+def test_a_turn_that_is_given_to_somebody_who_has_gone_goes_to_the_next() -> None:
+    admission = Admission(working=1, waiting=100)
+    done: list[int] = []
+
+    def try_often() -> None:
+        for _ in range(200):
+            try:
+                with admission.work(0.0005):
+                    pass
+            except DeadlinePassed:
+                pass
+        done.append(1)
+
+    threads = [threading.Thread(target=try_often) for _ in range(6)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(done) == 6
+    with admission.work(1):  # no turn was lost
+        pass
