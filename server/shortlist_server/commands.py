@@ -10,6 +10,10 @@ import threading
 from pathlib import Path
 
 
+_SWITCH_SECONDS = 0.0005
+"""How long a thread may keep Python to itself: calls must not wait long for one that loads a version."""
+
+
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the server's command to ``shortlist``."""
     serve = commands.add_parser(
@@ -118,6 +122,7 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
     app.start()
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
+    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(20_000)  # a batch makes thousands of objects, none of them in cycles
     sys.stdout.write(f"listening on {app.address}\n")
     sys.stdout.flush()

@@ -1,5 +1,7 @@
 """Asks a model real questions before callers do, so that the first of them finds code and pages warm."""
 
+import time
+
 import numpy as np
 
 from shortlist_server.id_table import IdTable
@@ -17,6 +19,8 @@ from shortlist_server.recommend import Recommender
 _USERS = 256
 _ITEMS = 64
 _BATCHES = (1, 2, 64)
+_BREATH_SECONDS = 0.0005
+"""After each batch, for the calls that another version answers meanwhile."""
 _THOROUGH = 16.0
 """The effort of searches that shall touch most of an index."""
 
@@ -27,6 +31,7 @@ def warm(recommender: Recommender) -> None:
     for size in _BATCHES:
         for begin in range(0, len(users), size if size > 1 else 8):
             recommender.recommend([RecommendQuery(user) for user in users[begin : begin + size]])
+            time.sleep(_BREATH_SECONDS)
         recommender.similar_items([SimilarItemsQuery([item]) for item in items[:size]])
     recommender.recommend([RecommendQuery(user, effort=_THOROUGH) for user in users[:_ITEMS]])
     recommender.similar_items([SimilarItemsQuery([item], effort=_THOROUGH) for item in items])
