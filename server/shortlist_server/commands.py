@@ -9,7 +9,6 @@ import sys
 import threading
 from pathlib import Path
 
-
 _SWITCH_SECONDS = 0.0005
 """How long a thread may keep Python to itself: calls must not wait long for one that loads a version."""
 
