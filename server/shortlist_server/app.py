@@ -21,7 +21,9 @@ from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
+from shortlist_server.service.outcomes import batch_response
 from shortlist_server.service.recommender_service import RecommenderService
+from shortlist_server.service.requests import batch_entries
 from shortlist_server.service.wire import serialized
 
 log = logging.getLogger(__name__)
@@ -215,6 +217,9 @@ def _hot_methods(answers: Answers) -> dict[str, Method]:
     service = f"/{RECOMMENDER.full_name}/"
     return {
         f"{service}Recommend": Method(recommender_pb2.RecommendRequest, answers.recommend),
+        f"{service}BatchRecommend": Method(
+            recommender_pb2.BatchRecommendRequest, answers.recommend, batch_entries, batch_response
+        ),
         f"{service}SimilarItems": Method(recommender_pb2.SimilarItemsRequest, answers.similar_items),
         f"{service}Score": Method(recommender_pb2.ScoreRequest, answers.score),
     }

@@ -1,4 +1,4 @@
-"""Unary calls answered in batches from a completion queue of our own, on the port of an ordinary grpc.server.
+"""Calls with one answer each, answered in batches from a completion queue of our own, on the port of an ordinary grpc.server.
 
 ``grpc.server`` hands every call from the thread that polls to one of a pool, which costs more than the search for a
 small catalogue. Here one thread takes every call that is ready, answers them together, and sends; at idle a call is
@@ -11,9 +11,10 @@ it as it was, and nothing else of the server may depend on it.
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -21,7 +22,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, QueueFull
+from shortlist_server.errors import DeadlinePassed, QueryError, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.guard import CallsUnderWay, failure
 from shortlist_server.service.status import to_grpc
@@ -32,7 +33,7 @@ _REQUESTED_CALLS = 256
 """Calls that gRPC may hand over before the next look at the queue."""
 
 _BATCH = 64
-"""Calls answered together at most: more would wait longer than they save."""
+"""Requests answered together at most: more would wait longer than they save."""
 
 _LONG_SECONDS = 0.02
 """A batch that takes longer than this leaves the queue to the watch, so that calls are refused in time."""
@@ -46,17 +47,29 @@ _NO_FLAGS = 0
 _NO_METADATA: tuple[Any, ...] = ()
 
 
+def _alone(message: Any) -> Sequence[Any]:
+    return [message]
+
+
+def _only(outcomes: Sequence[Outcome]) -> Outcome:
+    return outcomes[0]
+
+
 @dataclass(frozen=True)
 class Method:
-    """A unary method of the lane.
+    """A method of the lane.
 
     Attributes:
         request: its message class.
         answer: from requests to outcomes.
+        entries: the requests in a message, at least one; may raise QueryError.
+        joined: the message's outcome, made of those of its requests.
     """
 
     request: Any
     answer: Answer
+    entries: Callable[[Any], Sequence[Any]] = _alone
+    joined: Callable[[Sequence[Outcome]], Outcome] = _only
 
 
 @dataclass(slots=True, eq=False)
@@ -69,7 +82,8 @@ class _Call:
         deadline: seconds since the epoch; infinite where there is none.
         metadata: the caller's.
         arrived: by ``time.perf_counter``.
-        message: what is asked, once it is read.
+        entries: the requests in its message, once it is read.
+        outcomes: of the first of them.
         has_place: among those that wait and work.
         answered: its answer is on its way, or it needs none.
     """
@@ -79,7 +93,8 @@ class _Call:
     deadline: float
     metadata: Any
     arrived: float = field(default_factory=time.perf_counter)
-    message: Any = None
+    entries: Sequence[Any] = ()
+    outcomes: list[Outcome] = field(default_factory=list)
     has_place: bool = False
     answered: bool = False
 
@@ -134,22 +149,34 @@ class FastLane:
             log.debug("the server is shutting down")
 
     def _run(self) -> None:
+        unfinished: Sequence[_Call] = ()
         while True:
             with self._polling:
+                self._waiting += unfinished  # behind the others, so that long batches keep nobody waiting
+                unfinished = ()
                 if self._ended.is_set():
                     # Here and not in close: whoever sends something to a queue that is shut down ends the process.
                     self._queue.shutdown()
                     return
                 self._take(time.time() + _LOOK_SECONDS)
-                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                batch = self._next()
                 self._busy_since = time.perf_counter()
             try:
                 if batch:
                     with self._admission.work():
-                        self._answer(batch)
+                        unfinished = self._answer(batch)
             except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
             self._busy_since = None
+
+    def _next(self) -> list[_Call]:
+        """Calls with enough requests for one batch, taken from those that wait."""
+        requests = calls = 0
+        while requests < _BATCH and calls < len(self._waiting):
+            requests += len(self._waiting[calls].entries) - len(self._waiting[calls].outcomes)
+            calls += 1
+        batch, self._waiting = self._waiting[:calls], self._waiting[calls:]
+        return batch
 
     def _watch(self) -> None:
         """While a batch takes long: refuses what is too much, and tells those whose deadline passes."""
@@ -212,30 +239,43 @@ class FastLane:
         except QueueFull as error:
             return self._fail(call, error)
         call.has_place = True
+        method = self._methods[call.path]
         try:
-            call.message = self._methods[call.path].request.FromString(message)
+            call.entries = method.entries(method.request.FromString(message))
+        except QueryError as error:
+            return self._fail(call, error)
         except Exception:  # noqa: BLE001 - told as grpc.server does
             return self._send(call, None, grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
         return self._waiting.append(call)
 
-    def _answer(self, batch: Sequence[_Call]) -> None:
+    def _answer(self, batch: Sequence[_Call]) -> list[_Call]:
+        """Answers requests of some calls, no more than fit a batch; gives those back of which some are left."""
         now = time.time()
-        by_path: dict[str, list[_Call]] = {}
+        by_answer: dict[Answer, list[tuple[_Call, Sequence[Any]]]] = {}
+        room = _BATCH
         for call in batch:
             if call.deadline <= now:
                 self._fail(call, DeadlinePassed())
             else:
-                by_path.setdefault(call.path, []).append(call)
-        for path, calls in by_path.items():
-            outcomes = answer_each(
-                self._methods[path].answer, [call.message for call in calls], [call.arrived for call in calls]
-            )
-            for call, outcome in zip(calls, outcomes, strict=True):
+                entries = call.entries[len(call.outcomes) :][:room]
+                room -= len(entries)
+                by_answer.setdefault(self._methods[call.path].answer, []).append((call, entries))
+        unfinished = []
+        for answer, calls in by_answer.items():
+            messages = [entry for _, entries in calls for entry in entries]
+            arrived = [call.arrived for call, entries in calls for _ in entries]
+            outcomes = iter(answer_each(answer, messages, arrived))
+            for call, entries in calls:
+                call.outcomes.extend(islice(outcomes, len(entries)))
+                if len(call.outcomes) < len(call.entries):
+                    unfinished.append(call)
+                    continue
                 try:
-                    self._finish(call, outcome)
+                    self._finish(call, self._methods[call.path].joined(call.outcomes))
                 except Exception:  # whatever gRPC has against this call, the others get their answers
                     log.exception("an answer could not be sent")
                     self._is_over(call)
+        return unfinished
 
     def _finish(self, call: _Call, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
