@@ -22,9 +22,12 @@ from shortlist_server.model.store import ModelStore
 from shortlist_server.model.traffic import parse_splits
 from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_lane import FastLane, Method, self_test
+from shortlist_server.service.fast_streams import StreamMethod
 from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
+from shortlist_server.service.outcomes import batch_response, stream_response
 from shortlist_server.service.recommender_service import RecommenderService
+from shortlist_server.service.requests import batch_entries
 from shortlist_server.service.shadow import Shadow, ShadowedAnswers
 from shortlist_server.service.wire import serialized
 
@@ -150,10 +153,11 @@ class ServerApp:
         if config.shadow is not None:
             answers = ShadowedAnswers(self._store, config.shadow)
             self._shadow = answers.shadow
-        recommender = RecommenderService(answers, admission, Admission(config.streams, waiting=0))
+        streams = Admission(config.streams, waiting=0)
+        recommender = RecommenderService(answers, admission, streams)
         guard(recommender, RECOMMENDER, self._under_way)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
-        self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
+        self._lane = FastLane(self._server, hot, admission, self._under_way, streams) if hot else None
         plain = cast("grpc.Server", _PlainLane(self._server, hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store, self._shadow)
@@ -247,10 +251,19 @@ class _PlainLane:
         """Nothing: what generated code passes here cannot be divided, and comes once more by name."""
 
 
-def _hot_methods(answers: Answers) -> dict[str, Method]:
+def _hot_methods(answers: Answers) -> dict[str, Method | StreamMethod]:
     service = f"/{RECOMMENDER.full_name}/"
     return {
         f"{service}Recommend": Method(recommender_pb2.RecommendRequest, answers.recommend),
+        f"{service}BatchRecommend": Method(
+            recommender_pb2.BatchRecommendRequest, answers.recommend, batch_entries, batch_response
+        ),
+        f"{service}StreamRecommend": StreamMethod(
+            recommender_pb2.StreamRecommendRequest,
+            answers.recommend,
+            entry=lambda message: message.request,
+            response=lambda message, outcome: stream_response(message.request_id, outcome),
+        ),
         f"{service}SimilarItems": Method(recommender_pb2.SimilarItemsRequest, answers.similar_items),
         f"{service}Score": Method(recommender_pb2.ScoreRequest, answers.score),
     }

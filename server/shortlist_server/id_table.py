@@ -1,6 +1,7 @@
 """External ids and rows, read from memory-mapped arrays. docs/model-format.md describes them."""
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -11,7 +12,7 @@ Int64Array = npt.NDArray[np.int64]
 UNKNOWN = -1
 
 _REMEMBERED = 1 << 16
-"""So many ids of rows are kept at hand: 7 to 9 MB where they are short."""
+"""So many ids of rows are kept at hand in each form: 7 to 9 MB where they are short."""
 
 
 class IdTable:
@@ -36,7 +37,8 @@ class IdTable:
         self._offsets = offsets
         self._hashes = hashes
         self._rows = rows
-        self._asked_for: dict[int, bytes] = {}  # most answers are of the same items
+        # Most answers are of the same items.
+        self._asked_for: defaultdict[Callable[[bytes], bytes], dict[int, bytes]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -74,18 +76,19 @@ class IdTable:
         """The external ids of rows (n,), the i-th for the i-th."""
         return [str(one, "utf-8") for one in self.encoded(rows)]
 
-    def encoded(self, rows: npt.ArrayLike) -> list[bytes]:
-        """The external ids of rows (n,) in UTF-8, the i-th for the i-th."""
+    def encoded(self, rows: npt.ArrayLike, form: Callable[[bytes], bytes] = bytes) -> list[bytes]:
+        """The external ids of rows (n,) in UTF-8, the i-th for the i-th, in a form that is remembered for most."""
         rows = np.asarray(rows)
         numbers = rows.tolist()
+        remembered = self._asked_for[form]
         try:
-            return [self._asked_for[row] for row in numbers]
+            return [remembered[row] for row in numbers]
         except KeyError:
             pass
         begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        encoded = [self._view[begin:end].tobytes() for begin, end in zip(begins, ends, strict=True)]
+        encoded = [form(self._view[begin:end].tobytes()) for begin, end in zip(begins, ends, strict=True)]
         if len(numbers) <= _REMEMBERED:
-            if len(self._asked_for) + len(numbers) > _REMEMBERED:
-                self._asked_for.clear()
-            self._asked_for.update(zip(numbers, encoded, strict=True))
+            if len(remembered) + len(numbers) > _REMEMBERED:
+                remembered.clear()
+            remembered.update(zip(numbers, encoded, strict=True))
         return encoded

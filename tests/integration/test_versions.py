@@ -82,6 +82,7 @@ def test_a_request_under_way_finishes_on_the_version_it_began_with_which_is_free
 ) -> None:
     caplog.set_level("INFO")
     gc.collect()  # what other tests have left, which would be freed, and logged, in the middle
+    caplog.clear()
     gc.disable()  # a model must be freed by its last request, not some time later
     with served(models_dir, keep=0, lane="plain") as (_, client):
         answers: list[int] = []

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Callable, Sequence
+from functools import cache, lru_cache, partial
 from itertools import accumulate, pairwise
 from typing import Any, TypeVar
 
@@ -59,26 +60,15 @@ class Answers:
         self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]
     ) -> list[bytes | QueryError]:
         """The best items for each user: RecommendResponses."""
-
-        def describe(response: recommender_pb2.RecommendResponse, found: Recommendation) -> None:
-            response.source = _SOURCES[found.source]
-            response.shortfall_reason = _SHORTFALLS[found.shortfall]
-            response.unknown_history_items = found.unknown_history_items
-
-        response = recommender_pb2.RecommendResponse()
-        return self._together(messages, arrived, requests.recommend_query, Recommender.recommend, response, describe)
+        response, read = recommender_pb2.RecommendResponse(), requests.recommend_query
+        return self._together(messages, arrived, read, Recommender.recommend, response, _of_recommendation)
 
     def similar_items(
         self, messages: Sequence[recommender_pb2.SimilarItemsRequest], arrived: Sequence[float]
     ) -> list[bytes | QueryError]:
         """The items nearest to each request's items: SimilarItemsResponses."""
-
-        def describe(response: recommender_pb2.SimilarItemsResponse, found: Ranking) -> None:
-            response.shortfall_reason = _SHORTFALLS[found.shortfall]
-
-        response = recommender_pb2.SimilarItemsResponse()
-        read, method = requests.similar_items_query, Recommender.similar_items
-        return self._together(messages, arrived, read, method, response, describe)
+        response, read = recommender_pb2.SimilarItemsResponse(), requests.similar_items_query
+        return self._together(messages, arrived, read, Recommender.similar_items, response, _of_neighbours)
 
     def score(
         self,
@@ -90,7 +80,7 @@ class Answers:
         for message in messages:
             try:
                 requests.check_score_request(message)
-                model = self.model_for(message)
+                model = self.model(message.model) if message.HasField("model") else self.for_user(message)
                 scores = model.recommender.score(message.user_id, message.item_ids)
                 response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
                 answers.append(response.SerializeToString())
@@ -98,15 +88,13 @@ class Answers:
                 answers.append(error.with_traceback(None))
         return answers
 
-    def model_for(self, message: Any) -> LoadedModel:
-        """The model that a request names, or that answers its user.
+    def for_user(self, message: Any) -> LoadedModel:
+        """The model that answers a request that names none.
 
         Raises:
-            QueryError: there is none.
+            NoModelReady: there is none.
         """
-        if message.HasField("model"):
-            return self.model(message.model)
-        return self._store.for_user(getattr(message, "user_id", ""))
+        return self._store.for_user(getattr(message, "user_id", "")) if self._store.splits else self._store.default()
 
     def model(self, selector: common_pb2.ModelSelector) -> LoadedModel:
         """The model that a request names.
@@ -121,31 +109,30 @@ class Answers:
         self,
         messages: Sequence[Any],
         arrived: Sequence[float],
-        read: Callable[[Any], Q],
+        read: Callable[[Any], requests.Asked[Q]],
         method: Callable[[Recommender, Sequence[Q]], Sequence[Any]],
         response: Any,
-        describe: Callable[[Any, Any], None],
+        description: Callable[[Any], bytes],
     ) -> list[bytes | QueryError]:
         """Asks each model once, for all requests that it is to answer.
 
         Args:
             messages: the requests.
             arrived: when each came.
-            read: from a request to a query.
+            read: from a request to what it asks.
             method: from queries to rankings.
-            response: a message, written again and again, with everything but the items.
-            describe: sets in it what is said of a ranking.
+            response: an empty message of the answers' kind.
+            description: what is said of a ranking beside its items, the model and the time, written.
         """
         started = time.perf_counter()
         answers: list[bytes | QueryError] = [b""] * len(messages)
-        by_version: dict[int, tuple[LoadedModel, list[tuple[int, Q, list[str]]]]] = {}
+        by_version: dict[int, tuple[LoadedModel, list[tuple[int, Q, Sequence[str]]]]] = {}
         for place, message in enumerate(messages):
             try:
-                query = read(message)
-                model = self.model_for(message)
-                names = []
-                if message.attributes:
-                    names = requests.attribute_names(message.attributes, model.recommender.attributes.names)
+                query, selector, names = read(message)
+                model = self.for_user(message) if selector is None else self.model(selector)
+                if names:
+                    names = requests.attribute_names(names, model.recommender.attributes.names)
             except QueryError as error:
                 answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
             else:
@@ -161,10 +148,12 @@ class Answers:
             items = _items(_ITEMS, model.recommender, [(ranking, names) for _, ranking, names in found])
             response.model_version = model.version
             response.timing.computed_micros = int((time.perf_counter() - started) * 1e6)
+            ends = {}  # many come together
+            for came in {arrived[place] for place, _, _ in found}:
+                response.timing.queued_micros = int((started - came) * 1e6)
+                ends[came] = response.SerializeToString()
             for (place, ranking, _), its_items in zip(found, items, strict=True):
-                describe(response, ranking)
-                response.timing.queued_micros = int((started - arrived[place]) * 1e6)
-                answers[place] = its_items + response.SerializeToString()
+                answers[place] = its_items + description(ranking) + ends[arrived[place]]
         return answers
 
 
@@ -178,19 +167,44 @@ def answer_each(answer: Answer, messages: Sequence[Any], arrived: Sequence[float
         return [answer_each(answer, [message], [came])[0] for message, came in zip(messages, arrived, strict=True)]
 
 
+def _of_recommendation(found: Recommendation) -> bytes:
+    return _described(found.source, found.shortfall, found.unknown_history_items)
+
+
+@lru_cache(1 << 10)
+def _described(source: Source, shortfall: Shortfall | None, unknown_history_items: int) -> bytes:
+    return recommender_pb2.RecommendResponse(
+        source=_SOURCES[source],
+        shortfall_reason=_SHORTFALLS[shortfall],
+        unknown_history_items=unknown_history_items,
+    ).SerializeToString()
+
+
+def _of_neighbours(found: Ranking) -> bytes:
+    return recommender_pb2.SimilarItemsResponse(shortfall_reason=_SHORTFALLS[found.shortfall]).SerializeToString()
+
+
 def _items(number: int, recommender: Recommender, rankings: Sequence[tuple[Ranking, Sequence[str]]]) -> list[bytes]:
     """The items of each ranking, with the attributes named beside it, written as a repeated field."""
     if not rankings:
         return []
     # Those of all are written at once.
-    ids = recommender.item_ids.encoded(np.concatenate([ranking.rows for ranking, _ in rankings]))
-    scores = np.concatenate([ranking.scores for ranking, _ in rankings])
-    attributes = None
+    rows = np.concatenate([ranking.rows for ranking, _ in rankings])
     if any(names for _, names in rankings):
         attributes = [written for ranking, names in rankings for written in _attributes(recommender, ranking, names)]
-    items = wire.scored_items(number, ids, scores, attributes)
-    ends = list(accumulate(len(ranking.rows) for ranking, _ in rankings))
-    return [b"".join(items[begin:end]) for begin, end in pairwise([0, *ends])]
+        ids = recommender.item_ids.encoded(rows)
+        heads = [wire.item_head(number, *item) for item in zip(ids, attributes, strict=True)]
+    else:
+        heads = recommender.item_ids.encoded(rows, _bare_item(number))
+    parts = wire.scored_items(heads, np.concatenate([ranking.scores for ranking, _ in rankings]))
+    ends = accumulate(2 * len(ranking.rows) for ranking, _ in rankings)
+    return [b"".join(parts[begin:end]) for begin, end in pairwise([0, *ends])]
+
+
+@cache
+def _bare_item(number: int) -> Callable[[bytes], bytes]:
+    """Writes items without attributes: one function for each field, by which the written ones are remembered."""
+    return partial(wire.item_head, number)
 
 
 def _attributes(recommender: Recommender, ranking: Ranking, names: Sequence[str]) -> list[bytes]:

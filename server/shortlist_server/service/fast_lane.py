@@ -1,4 +1,4 @@
-"""Unary calls answered in batches from a completion queue of our own, on the port of an ordinary grpc.server.
+"""Calls answered in batches from a completion queue of our own, on the port of an ordinary grpc.server.
 
 ``grpc.server`` hands every call from the thread that polls to one of a pool, which costs more than the search for a
 small catalogue. Here one thread takes every call that is ready, answers them together, and sends; at idle a call is
@@ -11,9 +11,11 @@ it as it was, and nothing else of the server may depend on it.
 import logging
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -21,8 +23,9 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, QueueFull
+from shortlist_server.errors import DeadlinePassed, QueryError, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
+from shortlist_server.service.fast_streams import Stream, StreamMethod
 from shortlist_server.service.guard import CallsUnderWay, failure
 from shortlist_server.service.status import to_grpc
 
@@ -32,7 +35,10 @@ _REQUESTED_CALLS = 256
 """Calls that gRPC may hand over before the next look at the queue."""
 
 _BATCH = 64
-"""Calls answered together at most: more would wait longer than they save."""
+"""Requests answered together at most: more would wait longer than they save."""
+
+_EVENTS = 256
+"""Events handled before what they brought is looked at."""
 
 _LONG_SECONDS = 0.02
 """A batch that takes longer than this leaves the queue to the watch, so that calls are refused in time."""
@@ -46,17 +52,29 @@ _NO_FLAGS = 0
 _NO_METADATA: tuple[Any, ...] = ()
 
 
+def _alone(message: Any) -> Sequence[Any]:
+    return [message]
+
+
+def _only(outcomes: Sequence[Outcome]) -> Outcome:
+    return outcomes[0]
+
+
 @dataclass(frozen=True)
 class Method:
-    """A unary method of the lane.
+    """A method of the lane that answers each call by one message.
 
     Attributes:
         request: its message class.
         answer: from requests to outcomes.
+        entries: the requests in a message, at least one; may raise QueryError.
+        joined: the message's outcome, made of those of its requests.
     """
 
     request: Any
     answer: Answer
+    entries: Callable[[Any], Sequence[Any]] = _alone
+    joined: Callable[[Sequence[Outcome]], Outcome] = _only
 
 
 @dataclass(slots=True, eq=False)
@@ -65,50 +83,70 @@ class _Call:
 
     Attributes:
         path: "/package.Service/Method".
+        method: what stands there.
         core: gRPC's own handle of it.
         deadline: seconds since the epoch; infinite where there is none.
         metadata: the caller's.
         arrived: by ``time.perf_counter``.
-        message: what is asked, once it is read.
+        entries: the requests in its message, once it is read.
+        outcomes: of the first of them.
         has_place: among those that wait and work.
         answered: its answer is on its way, or it needs none.
     """
 
     path: str
+    method: Any
     core: Any
     deadline: float
     metadata: Any
     arrived: float = field(default_factory=time.perf_counter)
-    message: Any = None
+    entries: Sequence[Any] = ()
+    outcomes: list[Outcome] = field(default_factory=list)
     has_place: bool = False
     answered: bool = False
 
+    def take(self, at_most: int) -> list[tuple[Any, float]]:
+        """Requests to be answered now, and when each came."""
+        done = len(self.outcomes)
+        return [(entry, self.arrived) for entry in self.entries[done : done + at_most]]
+
+
+_Requests = list[tuple[Any, float]]
+"""Requests, and when each came."""
+
 
 class FastLane:
-    """Answers some unary methods of a server that has not been started.
+    """Answers some methods of a server that has not been started.
 
     Args:
         server: an ordinary server, which must not have the same methods among its handlers.
         methods: path to method.
         admission: says how many calls may wait, and when a batch may be worked on.
         under_way: counts the calls.
+        streams: says whether one more stream may be open.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
     """
 
     def __init__(
-        self, server: grpc.Server, methods: Mapping[str, Method], admission: Admission, under_way: CallsUnderWay
+        self,
+        server: grpc.Server,
+        methods: Mapping[str, Method | StreamMethod],
+        admission: Admission,
+        under_way: CallsUnderWay,
+        streams: Admission,
     ) -> None:
         self._methods = methods
         self._admission = admission
         self._under_way = under_way
+        self._streams = streams
         self._core = server._state.server  # type: ignore[attr-defined]  # both lanes share it
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
         for path in methods:
             self._core.register_method(path)
-        self._waiting: list[_Call] = []
+        self._waiting: deque[_Call | Stream] = deque()
         self._polling = threading.Lock()
         self._busy_since: float | None = None
         self._ended = threading.Event()
@@ -134,22 +172,45 @@ class FastLane:
             log.debug("the server is shutting down")
 
     def _run(self) -> None:
+        worked_on: list[tuple[_Call | Stream, Sequence[Outcome]]] = []
         while True:
             with self._polling:
+                for call, outcomes in worked_on:
+                    self._go_on(call, outcomes)
                 if self._ended.is_set():
                     # Here and not in close: whoever sends something to a queue that is shut down ends the process.
                     self._queue.shutdown()
                     return
                 self._take(time.time() + _LOOK_SECONDS)
-                batch, self._waiting = self._waiting[:_BATCH], self._waiting[_BATCH:]
+                batch, worked_on = self._next(), []
                 self._busy_since = time.perf_counter()
             try:
                 if batch:
                     with self._admission.work():
-                        self._answer(batch)
+                        worked_on = self._answer(batch)
             except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
             self._busy_since = None
+
+    def _next(self) -> list[tuple["_Call | Stream", _Requests]]:
+        """The next requests, as many as one batch may have."""
+        batch, room = [], _BATCH
+        while self._waiting and room:
+            call = self._waiting.popleft()
+            requests = call.take(room)
+            room -= len(requests)
+            batch.append((call, requests))
+        return batch
+
+    def _go_on(self, call: "_Call | Stream", outcomes: Sequence[Outcome]) -> None:
+        """With what is left to be done of a call that has had its turn."""
+        if isinstance(call, _Call):
+            self._waiting.append(call)  # behind the others, so that long batches keep nobody waiting
+            return
+        try:
+            call.answered(outcomes)
+        except Exception:  # whatever it is, the lane must live on: it is the only one
+            log.exception("a stream failed")
 
     def _watch(self) -> None:
         """While a batch takes long: refuses what is too much, and tells those whose deadline passes."""
@@ -162,15 +223,15 @@ class FastLane:
                     continue
                 self._take(time.time() + _LONG_SECONDS)
                 now = time.time()
-                late = [call for call in self._waiting if call.deadline <= now]
-                self._waiting = [call for call in self._waiting if call.deadline > now]
+                late = [call for call in self._waiting if isinstance(call, _Call) and call.deadline <= now]
+                self._waiting = deque(call for call in self._waiting if call not in late)
                 for call in late:
                     self._fail(call, DeadlinePassed())
 
     def _take(self, until: float) -> None:
         """Takes every event that is ready; waits until a time, in seconds since the epoch, for the first."""
         deadline = 0 if self._waiting else until
-        while True:
+        for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
                 return
@@ -187,15 +248,35 @@ class FastLane:
             if not event.success:  # the server is shutting down
                 return
             self._request_call(tag)
-            call = _Call(tag, event.call, event.call_details.deadline, event.invocation_metadata)
-            event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
             self._under_way.begin()
+            method = self._methods[tag]
+            call = _Call(tag, method, event.call, event.call_details.deadline, event.invocation_metadata)
+            if isinstance(method, StreamMethod):
+                self._open(call, method)
+            else:
+                event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
+        elif not isinstance(tag, _Call):
+            tag(event)  # a stream's
         elif tag.answered:
             # The call is over. That a caller went away is learned here, with the answer: an event of its own would cost
             # every call, and deadlines tell the same.
             self._is_over(tag)
         else:
             self._received(tag, event.batch_operations[0].message())
+
+    def _open(self, call: _Call, method: StreamMethod) -> None:
+        try:
+            self._streams.enter()
+        except QueueFull as error:
+            return self._fail(call, error)
+        return Stream(call.core, method, self._admission, self._waiting_too, self._stream_is_over).open()
+
+    def _waiting_too(self, stream: Stream) -> None:
+        self._waiting.append(stream)
+
+    def _stream_is_over(self) -> None:
+        self._streams.leave()
+        self._under_way.end()
 
     def _is_over(self, call: _Call) -> None:
         if call.has_place:
@@ -213,35 +294,50 @@ class FastLane:
             return self._fail(call, error)
         call.has_place = True
         try:
-            call.message = self._methods[call.path].request.FromString(message)
+            call.entries = call.method.entries(call.method.request.FromString(message))
+        except QueryError as error:
+            return self._fail(call, error)
         except Exception:  # noqa: BLE001 - told as grpc.server does
             return self._send(call, None, grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
         return self._waiting.append(call)
 
-    def _answer(self, batch: Sequence[_Call]) -> None:
+    def _answer(
+        self, batch: Sequence[tuple["_Call | Stream", _Requests]]
+    ) -> list[tuple["_Call | Stream", Sequence[Outcome]]]:
+        """Answers requests; gives back the calls that have more to do, with the outcomes."""
         now = time.time()
-        by_path: dict[str, list[_Call]] = {}
-        for call in batch:
-            if call.deadline <= now:
+        by_answer: dict[Answer, list[tuple[_Call | Stream, _Requests]]] = {}
+        for call, requests in batch:
+            if isinstance(call, _Call) and call.deadline <= now:
                 self._fail(call, DeadlinePassed())
             else:
-                by_path.setdefault(call.path, []).append(call)
-        for path, calls in by_path.items():
-            outcomes = answer_each(
-                self._methods[path].answer, [call.message for call in calls], [call.arrived for call in calls]
-            )
-            for call, outcome in zip(calls, outcomes, strict=True):
-                try:
-                    self._finish(call, outcome)
-                except Exception:  # whatever gRPC has against this call, the others get their answers
-                    log.exception("an answer could not be sent")
-                    self._is_over(call)
+                by_answer.setdefault(call.method.answer, []).append((call, requests))
+        left: list[tuple[_Call | Stream, Sequence[Outcome]]] = []
+        for answer, calls in by_answer.items():
+            messages = [message for _, requests in calls for message, _ in requests]
+            arrived = [came for _, requests in calls for _, came in requests]
+            all_outcomes = iter(answer_each(answer, messages, arrived))
+            for call, requests in calls:
+                outcomes = list(islice(all_outcomes, len(requests)))
+                if isinstance(call, Stream) or not self._finish(call, outcomes):
+                    left.append((call, outcomes))
+        return left
 
-    def _finish(self, call: _Call, outcome: Outcome) -> None:
-        if isinstance(outcome, Exception):
-            self._fail(call, outcome)
-        else:
-            self._send(call, outcome, 0, b"")
+    def _finish(self, call: _Call, outcomes: Sequence[Outcome]) -> bool:
+        """Sends a call's answer, unless some of its requests are still to be answered."""
+        call.outcomes.extend(outcomes)
+        if len(call.outcomes) < len(call.entries):
+            return False
+        try:
+            outcome = call.method.joined(call.outcomes)
+            if isinstance(outcome, Exception):
+                self._fail(call, outcome)
+            else:
+                self._send(call, outcome, 0, b"")
+        except Exception:  # whatever gRPC has against this call, the others get their answers
+            log.exception("an answer could not be sent")
+            self._is_over(call)
+        return True
 
     def _fail(self, call: _Call, error: Exception) -> None:
         status = to_grpc(failure(error, call.path.rpartition("/")[2], call.metadata))
@@ -271,16 +367,27 @@ def self_test() -> None:
         return [message.SerializeToString() if message.value else QueueFull(1.0) for message in messages]
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    path = "/shortlist.SelfTest/Echo"
-    lane = FastLane(server, {path: Method(BoolValue, answer)}, Admission(1, 1), CallsUnderWay())
+    path, streamed = "/shortlist.SelfTest/Echo", "/shortlist.SelfTest/EchoEach"
+
+    def echo(value: BoolValue, outcome: Outcome) -> bytes:
+        return outcome if isinstance(outcome, bytes) else value.SerializeToString()
+
+    methods: dict[str, Method | StreamMethod] = {
+        path: Method(BoolValue, answer),
+        streamed: StreamMethod(BoolValue, answer, lambda value: value, echo),
+    }
+    lane = FastLane(server, methods, Admission(1, 1), CallsUnderWay(), Admission(1, 0))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     lane.start()
     try:
         with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            echo = channel.unary_unary(path, BoolValue.SerializeToString, BoolValue.FromString)
-            assert echo(BoolValue(value=True), timeout=2).value
-            assert echo.future(BoolValue(value=False), timeout=2).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            ask = channel.unary_unary(path, BoolValue.SerializeToString, BoolValue.FromString)
+            assert ask(BoolValue(value=True), timeout=2).value
+            assert ask.future(BoolValue(value=False), timeout=2).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+            ask_each = channel.stream_stream(streamed, BoolValue.SerializeToString, BoolValue.FromString)
+            values = [BoolValue(value=value) for value in (True, False, True)]
+            assert list(ask_each(iter(values), timeout=2)) == values
     finally:
         server.stop(None).wait(_LAST_ANSWER_SECONDS)
         lane.close()

@@ -9,15 +9,10 @@ import grpc
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
 from shortlist_server.errors import QueryError
-from shortlist_server.service import requests, wire
+from shortlist_server.service import requests
 from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
-from shortlist_server.service.guard import failure
 from shortlist_server.service.inbox import Inbox
-
-_RESPONSE = recommender_pb2.RecommendOutcome.RESPONSE_FIELD_NUMBER
-_OUTCOMES = recommender_pb2.BatchRecommendResponse.OUTCOMES_FIELD_NUMBER
-_REQUEST_ID = recommender_pb2.StreamRecommendResponse.REQUEST_ID_FIELD_NUMBER
-_OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
+from shortlist_server.service.outcomes import batch_response, stream_response
 
 STREAMED_AT_ONCE = 64
 """So many requests of a stream are answered together, and so many more are read ahead; the caller's are held back by
@@ -56,11 +51,10 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
 
     def BatchRecommend(self, request: recommender_pb2.BatchRecommendRequest, context: grpc.ServicerContext) -> Written:
         """The best items for many users."""
-        requests.check_batch(request)
+        entries = requests.batch_entries(request)
         arrived = time.perf_counter()
         with self._admission.turn(context.time_remaining()):
-            outcomes = self._outcomes(request.requests, [arrived] * len(request.requests))
-        return b"".join([wire.field(_OUTCOMES, outcome) for outcome in outcomes])
+            return batch_response(answer_each(self._answers.recommend, entries, [arrived] * len(entries)))
 
     def StreamRecommend(
         self, request_iterator: Iterator[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
@@ -75,13 +69,15 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         self, inbox: Inbox[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         for entries in inbox.batches():
+            messages, arrived = [entry.request for entry, _ in entries], [came for _, came in entries]
+            outcomes: Sequence[Outcome]
             try:
                 with self._admission.turn(context.time_remaining()):
-                    outcomes = self._outcomes([entry.request for entry, _ in entries], [came for _, came in entries])
+                    outcomes = answer_each(self._answers.recommend, messages, arrived)
             except QueryError as error:  # too many are waiting
-                outcomes = [_outcome(error, "StreamRecommend")] * len(entries)
+                outcomes = [error] * len(entries)
             for (entry, _), outcome in zip(entries, outcomes, strict=True):
-                yield wire.field(_REQUEST_ID, entry.request_id.encode()) + wire.field(_OUTCOME, outcome)
+                yield stream_response(entry.request_id, outcome)
 
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext
@@ -116,13 +112,3 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
-
-    def _outcomes(self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]) -> list[bytes]:
-        return [_outcome(outcome, "Recommend") for outcome in answer_each(self._answers.recommend, messages, arrived)]
-
-
-def _outcome(outcome: Outcome, what: str) -> bytes:
-    """A RecommendOutcome."""
-    if isinstance(outcome, Exception):
-        return recommender_pb2.RecommendOutcome(error=failure(outcome, what)).SerializeToString()
-    return wire.field(_RESPONSE, outcome)

@@ -2,7 +2,9 @@
 
 import math
 from collections.abc import Container, Sequence
-from typing import Protocol
+from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+
+from google.protobuf.descriptor import FieldDescriptor
 
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import InvalidField
@@ -34,6 +36,8 @@ MAX_EFFORT = 16
 MAX_BATCH = 1_000
 MAX_BATCH_ITEMS = 100_000
 
+Q = TypeVar("Q")
+
 _FALLBACKS = {
     recommender_pb2.FALLBACK_UNSPECIFIED: Fallback.NONE,
     recommender_pb2.FALLBACK_NONE: Fallback.NONE,
@@ -51,35 +55,54 @@ class _HasK(Protocol):
     def k(self) -> int: ...
 
 
-def recommend_query(request: recommender_pb2.RecommendRequest) -> RecommendQuery:
+class Asked(NamedTuple, Generic[Q]):
+    """What a request asks.
+
+    Attributes:
+        query: of the model.
+        selector: which model; None for the default.
+        attributes: names of attributes to return.
+    """
+
+    query: Q
+    selector: common_pb2.ModelSelector | None
+    attributes: Sequence[str]
+
+
+def recommend_query(request: recommender_pb2.RecommendRequest) -> Asked[RecommendQuery]:
     """Checks a RecommendRequest.
 
     Raises:
         InvalidField: a field is outside its limits.
     """
     # One question for all takes half the time of one for each.
-    given = {field.name: value for field, value in request.ListFields()}
-    if ("user_id" in given) == ("history" in given):
-        both = "both" if "user_id" in given else "neither"
+    given: dict[FieldDescriptor, Any] = dict(request.ListFields())
+    user = given.get(_USER_ID)
+    if (user is None) == (_HISTORY not in given):
+        both = "neither" if user is None else "both"
         raise InvalidField("user_id", f"set exactly one of user_id and history, not {both}")
-    user: str | History
-    if "user_id" in given:
-        user = request.user_id
-        _check_id("user_id", user)
-    else:
+    if user is None:
         user = _history(request.history)
         if request.rerank:
             raise InvalidField("rerank", "the network knows users by their id, not by a history")
-    query = RecommendQuery(user, _k(request, "k" in given), exclude_seen=given.get("exclude_seen", True))
+    else:
+        _check_id("user_id", user)
+    query = RecommendQuery(user, _checked_k(given.get(_K, DEFAULT_K)), exclude_seen=given.get(_EXCLUDE_SEEN, True))
     if not given.keys() <= _USUAL_FIELDS:
         _read_others(query, request, given)
-    return query
+    return Asked(query, given.get(_MODEL), given.get(_ATTRIBUTES, ()))
 
 
-_USUAL_FIELDS = {"user_id", "history", "k", "exclude_seen", "attributes", "model"}
+_RECOMMEND_FIELDS = recommender_pb2.RecommendRequest.DESCRIPTOR.fields_by_name
+_USER_ID, _HISTORY, _K, _EXCLUDE_SEEN, _MODEL, _ATTRIBUTES = (
+    _RECOMMEND_FIELDS[name] for name in ("user_id", "history", "k", "exclude_seen", "model", "attributes")
+)
+_USUAL_FIELDS = {_USER_ID, _HISTORY, _K, _EXCLUDE_SEEN, _MODEL, _ATTRIBUTES}
 
 
-def _read_others(query: RecommendQuery, request: recommender_pb2.RecommendRequest, given: Container[str]) -> None:
+def _read_others(
+    query: RecommendQuery, request: recommender_pb2.RecommendRequest, given: Container[FieldDescriptor]
+) -> None:
     """Reads those fields that few requests have."""
     query.offset = request.offset
     if not 0 <= query.offset <= MAX_K - query.k:
@@ -92,44 +115,48 @@ def _read_others(query: RecommendQuery, request: recommender_pb2.RecommendReques
     query.rerank = request.rerank
     if query.rerank and query.offset + query.k > RERANK_CANDIDATES:  # pages of one order only
         raise InvalidField("rerank", f"orders the best {RERANK_CANDIDATES} items: offset + k must be at most as many")
-    if "min_score" in given:
+    if _RECOMMEND_FIELDS["min_score"] in given:
         query.min_score = request.min_score
         if math.isnan(query.min_score):
             raise InvalidField("min_score", "must be a number")
-    if "filter" in given:
+    if _RECOMMEND_FIELDS["filter"] in given:
         query.filter = _filter(request.filter)
-    if "diversity" in given:
+    if _RECOMMEND_FIELDS["diversity"] in given:
         query.diversity = _diversity(request.diversity)
-    if "search_effort" in given:
+    if _RECOMMEND_FIELDS["search_effort"] in given:
         query.effort = _effort(request)
 
 
-def similar_items_query(request: recommender_pb2.SimilarItemsRequest) -> SimilarItemsQuery:
+def similar_items_query(request: recommender_pb2.SimilarItemsRequest) -> Asked[SimilarItemsQuery]:
     """Checks a SimilarItemsRequest; raises as ``recommend_query`` does."""
     k = _k(request, request.HasField("k"))
     _check_ids("item_ids", request.item_ids, at_least=1, at_most=MAX_QUERY_ITEMS)
     _check_ids("negative_item_ids", request.negative_item_ids, at_most=MAX_QUERY_ITEMS)
-    return SimilarItemsQuery(
+    query = SimilarItemsQuery(
         item_ids=request.item_ids,
         negative_item_ids=request.negative_item_ids,
         k=k,
         filter=_filter(request.filter) if request.HasField("filter") else None,
         effort=_effort(request) if request.HasField("search_effort") else 1.0,
     )
+    return Asked(query, request.model if request.HasField("model") else None, request.attributes)
 
 
-def check_batch(request: recommender_pb2.BatchRecommendRequest) -> None:
-    """Checks how many requests a BatchRecommendRequest holds, and how many items they ask for.
+def batch_entries(request: recommender_pb2.BatchRecommendRequest) -> Sequence[recommender_pb2.RecommendRequest]:
+    """The entries of a BatchRecommendRequest, if they are not too many and do not ask for too many items.
 
     Raises:
         InvalidField: it holds none or too many.
     """
-    if not 1 <= len(request.requests) <= MAX_BATCH:
-        raise InvalidField("requests", f"must hold 1 to {MAX_BATCH:,} requests, not {len(request.requests):,}")
-    ks = [entry.k if entry.HasField("k") else DEFAULT_K for entry in request.requests]
-    items = sum(k for k in ks if 1 <= k <= MAX_K)  # any other k is an error of its own entry
-    if items > MAX_BATCH_ITEMS:
-        raise InvalidField("requests", f"may ask for {MAX_BATCH_ITEMS:,} items in all, not {items:,}")
+    entries = list(request.requests)
+    if not 1 <= len(entries) <= MAX_BATCH:
+        raise InvalidField("requests", f"must hold 1 to {MAX_BATCH:,} requests, not {len(entries):,}")
+    if len(entries) * MAX_K > MAX_BATCH_ITEMS:
+        ks = [entry.k if entry.HasField("k") else DEFAULT_K for entry in entries]
+        items = sum(k for k in ks if 1 <= k <= MAX_K)  # any other k is an error of its own entry
+        if items > MAX_BATCH_ITEMS:
+            raise InvalidField("requests", f"may ask for {MAX_BATCH_ITEMS:,} items in all, not {items:,}")
+    return entries
 
 
 def _history(message: recommender_pb2.History) -> History:
@@ -288,7 +315,10 @@ def checked_label(field: str, label: str) -> str:
 
 
 def _k(request: _HasK, is_set: bool) -> int:
-    k = request.k if is_set else DEFAULT_K
+    return _checked_k(request.k if is_set else DEFAULT_K)
+
+
+def _checked_k(k: int) -> int:
     if not 1 <= k <= MAX_K:
         raise InvalidField("k", f"must lie between 1 and {MAX_K:,}, not be {k:,}")
     return k

@@ -6,15 +6,17 @@ written in parts. https://protobuf.dev/programming-guides/encoding/ describes it
 """
 
 from collections.abc import Sequence
-from functools import cache, lru_cache
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 _LENGTH_DELIMITED = 2
-_SCORE = 2 << 3 | 5
+_SCORE = bytes([2 << 3 | 5])
 """The tag of ScoredItem's field 2, 32 bits."""
+
+_SCORE_BYTES = 4
 
 
 def serialized(message: Any) -> bytes:
@@ -32,34 +34,29 @@ def field(number: int, content: bytes) -> bytes:
     return _head(number, len(content)) + content
 
 
-def scored_items(
-    number: int, item_ids: Sequence[bytes], scores: npt.NDArray[np.float32], attributes: Sequence[bytes] | None = None
-) -> list[bytes]:
-    """(n,) entries of a repeated field of ScoredItem.
+def scored_items(heads: Sequence[bytes], scores: npt.NDArray[np.float32]) -> list[bytes]:
+    """(2 n,) the parts of n entries of a repeated field of ScoredItem, two of each.
+
+    Args:
+        heads: (n,) as ``item_head`` writes them.
+        scores: (n,) float32.
+    """
+    parts = [b""] * (2 * len(heads))
+    parts[::2] = heads
+    parts[1::2] = scores.astype("<f4", copy=False).view("V4").tolist()
+    return parts
+
+
+def item_head(number: int, item_id: bytes, attributes: bytes = b"") -> bytes:
+    """An entry of a repeated field of ScoredItem but for its last four bytes, which are its score.
 
     Args:
         number: of the field, at most 15.
-        item_ids: (n,) in UTF-8.
-        scores: (n,) float32.
-        attributes: (n,) the written attributes of each item; None for none.
+        item_id: in UTF-8.
+        attributes: as protobuf writes those of a ScoredItem.
     """
-    score_fields = np.empty((len(scores), 5), dtype=np.uint8)
-    score_fields[:, 0] = _SCORE
-    score_fields[:, 1:] = scores.astype("<f4", copy=False).view(np.uint8).reshape(-1, 4)
-    written: list[bytes] = score_fields.view("V5")[:, 0].tolist()
-    if attributes is None:
-        return [
-            _item_head(number, len(item_id)) + item_id + score for item_id, score in zip(item_ids, written, strict=True)
-        ]
-    items = zip(item_ids, written, attributes, strict=True)
-    return [field(number, field(1, item_id) + score + more) for item_id, score, more in items]
-
-
-@cache
-def _item_head(number: int, id_length: int) -> bytes:
-    """What comes before the id of an item without attributes."""
-    id_head = _head(1, id_length)
-    return _head(number, len(id_head) + id_length + 5) + id_head
+    head = field(1, item_id) + attributes + _SCORE
+    return _head(number, len(head) + _SCORE_BYTES) + head
 
 
 @lru_cache(1 << 12)

@@ -19,8 +19,8 @@ def test_items_read_as_they_were_written(items: list[tuple[str, float, dict[str,
         given = {name: common_pb2.AttributeValue(string_value=text) for name, text in (values or {}).items()}
         expected.append(recommender_pb2.ScoredItem(item_id=item_id, score=score, attributes=given if named else None))
     more = [recommender_pb2.ScoredItem(attributes=item.attributes).SerializeToString() for item in expected]
-    scores = np.array([score for _, score, _ in items], dtype=np.float32)
-    written = wire.scored_items(1, [item_id.encode() for item_id, _, _ in items], scores, more if named else None)
+    heads = [wire.item_head(1, item.item_id.encode(), rest) for item, rest in zip(expected, more, strict=True)]
+    written = wire.scored_items(heads, np.array([score for _, score, _ in items], dtype=np.float32))
     response = recommender_pb2.RecommendResponse.FromString(b"".join(written))
     assert response == recommender_pb2.RecommendResponse(items=expected)
 

@@ -1,0 +1,170 @@
+"""Streams of the fast lane: messages are received ahead, answered as a batch, and their answers sent one by one.
+
+gRPC takes one message at a time from a call and one at a time for it, with an event for each; that is most of what a
+message costs. docs/decisions/0014-two-lanes.md has the measurements. Like ``fast_lane``, which runs all of this in one
+thread at a time, this leans on what is not a public interface of grpcio.
+"""
+
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import grpc
+from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
+
+from shortlist_server.admission import Admission
+from shortlist_server.errors import QueueFull
+from shortlist_server.service.answers import Answer, Outcome
+
+_AHEAD = 64
+"""Messages of a stream received and not yet worked on. The caller's others are held back by gRPC's flow control."""
+
+_NO_FLAGS = 0
+
+
+@dataclass(frozen=True)
+class StreamMethod:
+    """A method of the lane that answers each message of a stream by one message.
+
+    Attributes:
+        request: its message class.
+        answer: from requests to outcomes.
+        entry: the request in a message.
+        response: what is sent for a message, given its request's outcome.
+    """
+
+    request: Any
+    answer: Answer
+    entry: Callable[[Any], Any]
+    response: Callable[[Any, Outcome], bytes]
+
+
+class Stream:
+    """An open stream. Its events are tagged with what handles them.
+
+    What was received waits until the answers before it are sent: they would stand in its way, and meanwhile more come,
+    which are then answered together.
+
+    Args:
+        core: gRPC's own handle of the call.
+        method: what it is a call of.
+        admission: of what waits and works; the stream has one place there, whatever it holds.
+        wait: told when there is something to be taken.
+        over: told once the call is over.
+    """
+
+    def __init__(
+        self,
+        core: Any,
+        method: StreamMethod,
+        admission: Admission,
+        wait: Callable[["Stream"], None],
+        over: Callable[[], None],
+    ) -> None:
+        self.method = method
+        self._core = core
+        self._admission = admission
+        self._wait = wait
+        self._over = over
+        self._received: deque[tuple[Any, float]] = deque()
+        self._worked_on: list[Any] = []
+        self._answers: deque[bytes] = deque()
+        self._events_due = 0
+        self._has_place = self._receiving = self._sending = False
+        self._ended = False  # no more messages are to come
+        self._closing = False  # nothing more is to be sent
+
+    def open(self) -> None:
+        """Receives the first message."""
+        self._receiving = True
+        self._start(self._on_closed, cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
+        start = cygrpc.SendInitialMetadataOperation((), _NO_FLAGS)
+        self._start(self._on_message, start, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
+
+    def take(self, at_most: int) -> list[tuple[Any, float]]:
+        """Requests to be answered now, and when each came."""
+        taken = [self._received.popleft() for _ in range(min(at_most, len(self._received)))]
+        self._worked_on = [message for message, _ in taken]
+        return [(self.method.entry(message), came) for message, came in taken]
+
+    def answered(self, outcomes: Sequence[Outcome]) -> None:
+        """Sends the answers to what was taken."""
+        if not self._closing:
+            self._answers.extend(map(self.method.response, self._worked_on, outcomes))
+        self._worked_on = []
+        if self._received:
+            self._wait(self)
+        else:
+            self._has_place = False
+            self._admission.leave()
+        self._go_on()
+
+    def _start(self, handler: Callable[[Any], None], *operations: Any) -> None:
+        self._events_due += 1
+        self._core.start_server_batch(operations, handler)
+
+    def _on_message(self, event: Any) -> None:
+        self._events_due -= 1
+        self._receiving = False
+        message = event.batch_operations[-1].message()
+        if message is None:
+            self._ended = True
+        elif not self._closing:
+            try:
+                self._received.append((self.method.request.FromString(message), time.perf_counter()))
+            except Exception:  # noqa: BLE001 # told as grpc.server does
+                self._close(grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
+        self._go_on()
+
+    def _on_sent(self, _event: Any) -> None:
+        self._events_due -= 1
+        self._sending = False
+        self._go_on()
+
+    def _on_closed(self, _event: Any) -> None:
+        """The caller went away, or has been told everything."""
+        self._events_due -= 1
+        self._closing = True
+        self._received.clear()
+        self._answers.clear()
+        self._go_on()
+
+    def _on_status(self, _event: Any) -> None:
+        self._events_due -= 1
+        self._go_on()
+
+    def _close(self, code: int, details: bytes) -> None:
+        self._closing = True
+        self._received.clear()
+        self._answers.clear()
+        self._start(self._on_status, cygrpc.SendStatusFromServerOperation((), code, details, _NO_FLAGS))
+
+    def _go_on(self) -> None:
+        """Starts whatever can be started now."""
+        if self._closing:
+            if not self._events_due and not self._has_place:
+                self._over()
+            return
+        if self._answers and not self._sending:
+            self._sending = True
+            self._start(self._on_sent, cygrpc.SendMessageOperation(self._answers.popleft(), _NO_FLAGS))
+        if self._received and not self._answers and not self._has_place:
+            self._enter()
+        if not self._receiving and not self._ended and len(self._received) < _AHEAD:
+            self._receiving = True
+            self._start(self._on_message, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
+        if self._ended and not (self._received or self._has_place or self._sending):
+            self._close(grpc.StatusCode.OK.value[0], b"")
+
+    def _enter(self) -> None:
+        try:
+            self._admission.enter()
+        except QueueFull as error:
+            self._answers.extend(self.method.response(message, error) for message, _ in self._received)
+            self._received.clear()
+            self._go_on()
+        else:
+            self._has_place = True
+            self._wait(self)
