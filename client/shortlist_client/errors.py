@@ -8,10 +8,10 @@ ShortlistError
 │   ├── ClusterNotFound
 │   └── ModelNotFound
 ├── Unavailable          no server, or no model ready yet
-├── ResourceExhausted    too many requests are waiting
+├── ResourceExhausted    too many requests are waiting, or come from this caller
 ├── DeadlineExceeded     no answer within the client's timeout
-├── Unauthenticated
-├── PermissionDenied
+├── Unauthenticated      no token that the server knows
+├── PermissionDenied     the token does not allow it, or the operator has turned it off
 ├── Unimplemented        the server, or its model, cannot do what was asked
 ├── InternalError        anything unforeseen in the server
 └── UnexpectedStatus     a status that Shortlist does not send
@@ -110,7 +110,7 @@ class Unavailable(_Retriable):
 
 
 class ResourceExhausted(_Retriable):
-    """Too many requests are waiting, or a message is too large."""
+    """Too many requests are waiting or come from this caller, or a message is too large."""
 
 
 class DeadlineExceeded(ShortlistError):
@@ -118,11 +118,11 @@ class DeadlineExceeded(ShortlistError):
 
 
 class Unauthenticated(ShortlistError):
-    """The server does not know who is calling."""
+    """The call bears no token that the server knows."""
 
 
 class PermissionDenied(ShortlistError):
-    """The caller may not do this."""
+    """The caller's token does not allow this, or the operator has not turned it on."""
 
 
 class Unimplemented(ShortlistError):

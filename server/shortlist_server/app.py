@@ -5,23 +5,28 @@ import threading
 import time
 from collections.abc import Container, Mapping
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from shortlist_server.access.config import AccessConfig
+from shortlist_server.access.connections import connection_options
+from shortlist_server.access.gate import Gate
+from shortlist_server.access.tls import server_credentials
 from shortlist_server.admission import Admission
 from shortlist_server.model.store import ModelStore
 from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.guard import CallsUnderWay, guard
+from shortlist_server.service.interceptor import AccessInterceptor
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.recommender_service import RecommenderService
+from shortlist_server.service.reflection import add_reflection
 from shortlist_server.service.wire import serialized
 
 log = logging.getLogger(__name__)
@@ -37,9 +42,6 @@ _SPARE_THREADS = 8
 _LAST_CALLS_SECONDS = 0.1
 
 LANES = ("auto", "fast", "plain")
-
-# The contract lets a request name 10,000 ids of 512 bytes, which is more than the 4 MiB that gRPC allows by itself.
-_MAX_REQUEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -60,9 +62,11 @@ class ServerConfig:
         lane: how unary queries are answered: "fast", in batches (service/fast_lane.py); "plain", one by one on a pool
             of threads; "auto", fast where this grpcio can.
         retry_load_seconds: how often a folder without a good version is looked at again.
+        admin: LoadModel, UnloadModel and SetLabel are answered.
+        access: who may call, and how often.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of its range, or strangers would be let in unasked.
     """
 
     models_dir: Path
@@ -77,6 +81,8 @@ class ServerConfig:
     share_port: bool = False
     lane: str = "auto"
     retry_load_seconds: float = 2.0
+    admin: bool = False
+    access: AccessConfig = field(default_factory=AccessConfig)
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -92,18 +98,22 @@ class ServerConfig:
                 raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
         if self.lane not in LANES:
             raise ValueError(f"lane must be one of {', '.join(LANES)}, not {self.lane!r}")
+        self.access.check_address(self.host, admin=self.admin)
 
 
 class ServerApp:
     """A gRPC server with its models.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address cannot be listened on, or a file of certificates or tokens cannot be read.
+        ValueError: such a file is broken.
         RuntimeError: torch has no such device, or the lane must be fast and this grpcio cannot carry it.
     """
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
+        credentials = server_credentials(config.access)
+        self._gate = Gate(config.access, admin=config.admin)
         self._store = ModelStore(config.models_dir, _device(config.device))
         self._under_way = CallsUnderWay()
         self._health = health.HealthServicer()
@@ -111,29 +121,31 @@ class ServerApp:
         self._server = grpc.server(
             futures.ThreadPoolExecutor(config.working + config.waiting + config.streams + _SPARE_THREADS, "rpc"),
             # Unless it is meant, a second server on the same port would silently take half of the calls.
-            options=[
-                ("grpc.so_reuseport", int(config.share_port)),
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
-            ],
+            options=[("grpc.so_reuseport", int(config.share_port)), *connection_options(config.access.connections)],
+            interceptors=[AccessInterceptor(self._gate)],
         )
         admission = Admission(config.working, config.waiting)
         answers = Answers(self._store)
-        recommender = RecommenderService(answers, admission, Admission(config.streams, waiting=0))
-        guard(recommender, RECOMMENDER, self._under_way)
+        recommender = RecommenderService(answers, admission, Admission(config.streams, waiting=0), self._gate)
+        guard(recommender, RECOMMENDER, self._under_way, self._gate)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
-        self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
+        gate = self._gate if self._gate.asks_readers else None
+        self._lane = FastLane(self._server, hot, admission, self._under_way, gate) if hot else None
         plain = cast("grpc.Server", _PlainLane(self._server, hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store)
-        guard(models, MODELS, self._under_way)
+        guard(models, MODELS, self._under_way, self._gate)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection(self._server, (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME), self._gate)
         self._set_health(ready=False)
         address = f"[{config.host}]" if ":" in config.host else config.host
         try:
-            self.port = self._server.add_insecure_port(f"{address}:{config.port}")
+            self.port = (
+                self._server.add_insecure_port(f"{address}:{config.port}")
+                if credentials is None
+                else self._server.add_secure_port(f"{address}:{config.port}", credentials)
+            )
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {address}:{config.port}: it is in use or not an address of this machine; "
@@ -143,6 +155,9 @@ class ServerApp:
 
     def start(self) -> None:
         """Listens, then loads the newest good version; keeps looking for one while there is none."""
+        for concern in self._config.access.concerns(self._config.host):
+            log.warning(concern)
+        self._gate.start()
         self._server.start()
         if self._lane is not None:
             self._lane.start()
@@ -183,6 +198,7 @@ class ServerApp:
             closed.wait()
         if self._lane is not None:
             self._lane.close()
+        self._gate.close()
 
 
 class _PlainLane:

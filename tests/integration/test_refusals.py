@@ -156,8 +156,8 @@ def test_a_model_without_a_network_cannot_rerank(stub: recommender_pb2_grpc.Reco
     assert "no network to re-rank with" in (caught.value.details() or "")
 
 
-def test_methods_not_built_yet_answer_unimplemented(small_server: str) -> None:
-    with grpc.insecure_channel(small_server) as channel:
+def test_methods_not_built_yet_answer_unimplemented(small_models: Path) -> None:
+    with serving(small_models, admin=True) as app, grpc.insecure_channel(app.address) as channel:
         models = model_pb2_grpc.ModelServiceStub(channel)
         calls: list[Callable[[], object]] = [
             lambda: models.LoadModel(model_pb2.LoadModelRequest(version=1), timeout=5),

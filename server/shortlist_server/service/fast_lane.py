@@ -20,8 +20,9 @@ import grpc
 from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
+from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, QueueFull
+from shortlist_server.errors import DeadlinePassed, QueryError, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.guard import CallsUnderWay, failure
 from shortlist_server.service.status import to_grpc
@@ -83,6 +84,21 @@ class _Call:
     has_place: bool = False
     answered: bool = False
 
+    # As grpc.ServicerContext, for the gate.
+    def invocation_metadata(self) -> Any:
+        """The caller's."""
+        return self.metadata
+
+    def peer(self) -> str:
+        """The caller's address."""
+        address: bytes = self.core.peer()
+        return address.decode()
+
+    def peer_identities(self) -> Sequence[bytes] | None:
+        """The names in the caller's certificate."""
+        names: Sequence[bytes] | None = cygrpc.peer_identities(self.core)
+        return names
+
 
 class FastLane:
     """Answers some unary methods of a server that has not been started.
@@ -92,15 +108,22 @@ class FastLane:
         methods: path to method.
         admission: says how many calls may wait, and when a batch may be worked on.
         under_way: counts the calls.
+        gate: says which calls are let in; None for all of them.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
     """
 
     def __init__(
-        self, server: grpc.Server, methods: Mapping[str, Method], admission: Admission, under_way: CallsUnderWay
+        self,
+        server: grpc.Server,
+        methods: Mapping[str, Method],
+        admission: Admission,
+        under_way: CallsUnderWay,
+        gate: Gate | None = None,
     ) -> None:
         self._methods = methods
+        self._gate = gate
         self._admission = admission
         self._under_way = under_way
         self._core = server._state.server  # type: ignore[attr-defined]  # both lanes share it
@@ -188,6 +211,13 @@ class FastLane:
                 return
             self._request_call(tag)
             call = _Call(tag, event.call, event.call_details.deadline, event.invocation_metadata)
+            if self._gate is not None:
+                try:
+                    self._gate.admit(tag, call)
+                except QueryError as error:  # nothing is read of what it sends
+                    self._fail(call, error)
+                    self._under_way.begin()
+                    return
             event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
             self._under_way.begin()
         elif tag.answered:

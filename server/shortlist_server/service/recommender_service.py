@@ -7,6 +7,7 @@ from typing import Any
 import grpc
 
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
+from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
 from shortlist_server.errors import QueryError
 from shortlist_server.service import requests, wire
@@ -18,6 +19,8 @@ _RESPONSE = recommender_pb2.RecommendOutcome.RESPONSE_FIELD_NUMBER
 _OUTCOMES = recommender_pb2.BatchRecommendResponse.OUTCOMES_FIELD_NUMBER
 _REQUEST_ID = recommender_pb2.StreamRecommendResponse.REQUEST_ID_FIELD_NUMBER
 _OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
+
+STREAM_RECOMMEND = f"/{recommender_pb2.DESCRIPTOR.services_by_name['RecommenderService'].full_name}/StreamRecommend"
 
 STREAMED_AT_ONCE = 64
 """So many requests of a stream are answered together, and so many more are read ahead; the caller's are held back by
@@ -35,12 +38,14 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         answers: reads requests and writes responses.
         admission: says when a request may be worked on.
         streams: says whether one more stream may be open: each holds a thread, busy or not.
+        gate: says whether a stream's caller may go on.
     """
 
-    def __init__(self, answers: Answers, admission: Admission, streams: Admission) -> None:
+    def __init__(self, answers: Answers, admission: Admission, streams: Admission, gate: Gate) -> None:
         self._answers = answers
         self._admission = admission
         self._streams = streams
+        self._gate = gate
 
     def Recommend(self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext) -> Written:
         """The best items for a user."""
@@ -74,14 +79,26 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     def _answer_stream(
         self, inbox: Inbox[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        for entries in inbox.batches():
+        for came in inbox.batches():
+            self._gate.authorize(STREAM_RECOMMEND, context.invocation_metadata())  # a token may be taken back meanwhile
+            entries = []
+            for entry in came:
+                try:
+                    self._gate.charge(context)
+                    entries.append(entry)
+                except QueryError as error:  # the caller asks too often
+                    yield _entry(entry[0].request_id, _outcome(error, "StreamRecommend"))
+            if not entries:
+                continue
             try:
                 with self._admission.turn(context.time_remaining()):
-                    outcomes = self._outcomes([entry.request for entry, _ in entries], [came for _, came in entries])
+                    outcomes = self._outcomes(
+                        [message.request for message, _ in entries], [when for _, when in entries]
+                    )
             except QueryError as error:  # too many are waiting
                 outcomes = [_outcome(error, "StreamRecommend")] * len(entries)
-            for (entry, _), outcome in zip(entries, outcomes, strict=True):
-                yield wire.field(_REQUEST_ID, entry.request_id.encode()) + wire.field(_OUTCOME, outcome)
+            for (message, _), outcome in zip(entries, outcomes, strict=True):
+                yield _entry(message.request_id, outcome)
 
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext
@@ -119,6 +136,11 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
 
     def _outcomes(self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]) -> list[bytes]:
         return [_outcome(outcome, "Recommend") for outcome in answer_each(self._answers.recommend, messages, arrived)]
+
+
+def _entry(request_id: str, outcome: bytes) -> bytes:
+    """A StreamRecommendResponse."""
+    return wire.field(_REQUEST_ID, request_id.encode()) + wire.field(_OUTCOME, outcome)
 
 
 def _outcome(outcome: Outcome, what: str) -> bytes:
