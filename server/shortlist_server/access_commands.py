@@ -44,7 +44,7 @@ def access_config(options: argparse.Namespace) -> AccessConfig:
 
 
 def check(options: argparse.Namespace) -> None:
-    """Says here and once what each worker would say.
+    """Says early, and once for all workers, what is wrong with the options of access.
 
     Raises:
         OSError, ValueError: the options do not go together, or name a file that is missing or broken.

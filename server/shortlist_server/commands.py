@@ -51,6 +51,11 @@ def _serve(options: argparse.Namespace) -> int:
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        access_commands.check(options)  # at once: torch takes seconds to load
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"shortlist: {error}\n")
+        return 1
     if options.workers > 1:
         return _serve_by_workers(options)
     from shortlist_server.app import ServerApp, ServerConfig
@@ -98,11 +103,6 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
     from shortlist_server.workers import Workers, reserve_port
 
     _log_to_stderr()
-    try:
-        access_commands.check(options)
-    except (OSError, ValueError) as error:
-        sys.stderr.write(f"shortlist: {error}\n")
-        return 1
     try:
         port = reserve_port(options.host, options.port)
     except OSError as error:
