@@ -16,6 +16,7 @@ from shortlist_client.main import main
 from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import ADMIN_METHODS
 from shortlist_server.app import ServerConfig
+from tests.callers import (
     ASKED,
     CODE,
     HEALTH,
@@ -28,8 +29,8 @@ from shortlist_server.app import ServerConfig
     call,
     code,
     raw,
+    retry_seconds,
 )
-from tests.callers import ASKED, CODE, HEALTH, LIST_MODELS, METHODS, RECOMMEND, REFLECTION, Metadata, TokensFile, call, code, raw, retry_seconds
 from tests.running import serving, shortlist
 
 
