@@ -1,6 +1,7 @@
 """Rates of callers and sizes of what they send, on both lanes; and what no error tells them."""
 
 import contextlib
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -27,6 +28,7 @@ from tests.callers import (
     TokensFile,
     call,
     code,
+    raw,
     retry_seconds,
 )
 from tests.running import serving
@@ -84,7 +86,7 @@ def test_a_server_without_rates_or_tokens_limits_nobody(client: Client) -> None:
 def test_metadata_beyond_its_limit_is_refused_and_a_long_token_and_trace_fit(small_server: str) -> None:
     with grpc.insecure_channel(small_server) as channel:
         for size, expected in ((12_000, CODE.OK), (20_000, CODE.RESOURCE_EXHAUSTED)):
-            for _ in range(20):  # never by chance
+            for _ in range(6):  # never by chance
                 assert code(channel, RECOMMEND, (("trace", "x" * size),), ASKED) is expected
 
 
@@ -164,3 +166,34 @@ def test_no_label_or_version_of_a_request_reaches_the_file_system(
             client.get_model(model_version=version)
         assert caught.value.code is CODE.NOT_FOUND
         assert str(small_models) not in str(caught.value)
+
+
+def test_a_connection_may_have_1024_calls_open_and_the_next_waits(small_server: str) -> None:
+    with grpc.insecure_channel(small_server) as channel:
+        watching = [raw(channel, "/grpc.health.v1.Health/Watch", iter([b""])) for _ in range(1_025)]
+        try:
+            for watch in watching[:1_024]:
+                next(watch)
+            answer: list[bytes] = []
+            waiting = threading.Thread(target=lambda: answer.append(next(watching[1_024])))
+            waiting.start()
+            waiting.join(0.5)
+            assert not answer
+            watching[0].cancel()
+            waiting.join(10)
+            assert answer
+        finally:
+            for watch in watching:
+                watch.cancel()
+
+
+def test_pings_without_end_close_the_connection(small_server: str) -> None:
+    host, _, port = small_server.rpartition(":")
+    settings, ping = b"\0\0\0\4\0\0\0\0\0", b"\0\0\x08\6\0\0\0\0\0pingping"
+    with socket.create_connection((host, int(port)), timeout=10) as connection:
+        connection.sendall(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + settings + ping * 10)
+        received = b""
+        with contextlib.suppress(ConnectionResetError):
+            while more := connection.recv(4_096):
+                received += more
+    assert b"too_many_pings" in received

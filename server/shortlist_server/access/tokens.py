@@ -126,9 +126,10 @@ def _number(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise ValueError(f"the rate must be a number of requests/s, not {text!r}") from None
+        raise ValueError("the rate must be a number of requests/s") from None
 
 
+# No text repeats what a line holds: it may be a token that was put there by mistake.
 def described(name: str, digest: bytes, scopes: Collection[str], rate: float | None = None) -> Token:
     """A token as it is described.
 
@@ -136,10 +137,10 @@ def described(name: str, digest: bytes, scopes: Collection[str], rate: float | N
         ValueError: a part of the description is out of its limits.
     """
     if not _NAME.fullmatch(name):
-        raise ValueError(f"the name must be 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-', not {name!r}")
+        raise ValueError("the name must be 1 to 64 of a-z, A-Z, 0-9, '.', '_' and '-'")
     for scope in scopes:
         if scope not in set(Scope):
-            raise ValueError(f"the scopes are {' and '.join(Scope)}, and {scope!r} is neither")
+            raise ValueError(f"a scope must be {' or '.join(Scope)}")
     if rate is not None:
         check_rate(rate)
     return Token(name, digest, frozenset(map(Scope, scopes)), rate)
