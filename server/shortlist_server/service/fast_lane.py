@@ -22,7 +22,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and w
 
 from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, QueryError, QueueFull
+from shortlist_server.errors import DeadlinePassed, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.guard import CallsUnderWay, failure
 from shortlist_server.service.status import to_grpc
@@ -214,7 +214,7 @@ class FastLane:
             if self._gate is not None:
                 try:
                     self._gate.admit(tag, call)
-                except QueryError as error:  # nothing is read of what it sends
+                except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
                     self._fail(call, error)
                     self._under_way.begin()
                     return

@@ -6,7 +6,8 @@ import grpc
 
 from shortlist_server.access.gate import Gate
 from shortlist_server.errors import PermissionDenied, Unauthenticated
-from shortlist_server.service.status import status_of, to_grpc
+from shortlist_server.service.guard import failure
+from shortlist_server.service.status import to_grpc
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -38,7 +39,12 @@ class AccessInterceptor(grpc.ServerInterceptor):
 
     def _refusing(self, error: Unauthenticated | PermissionDenied, path: str) -> "grpc.RpcMethodHandler[Any, Any]":
         def refuse(_messages: Any, context: grpc.ServicerContext) -> Any:
-            context.abort_with_status(to_grpc(status_of(self._gate.refusal(error, path, context))))
+            told: Exception
+            try:
+                told = self._gate.refusal(error, path, context)
+            except Exception as unforeseen:  # noqa: BLE001 # which the log is told of and the caller is not
+                told = unforeseen
+            context.abort_with_status(to_grpc(failure(told, path, context.invocation_metadata())))
 
         # Whatever the method is, a stream is answered without waiting for its first message, which may never come.
         return grpc.stream_stream_rpc_method_handler(refuse)
