@@ -1,5 +1,5 @@
 # The server alone. Build: docker build -t shortlist .
-# Run: docker run --rm -p 50051:50051 -v "$PWD/models:/models:ro" shortlist
+# Run: docker run --rm -p 127.0.0.1:50051:50051 -v "$PWD/models:/models:ro" shortlist
 #
 # torch comes from whatever index pip is set to. Where that brings a CUDA build and the host has no GPU, point pip at
 # CPU builds: --build-arg PIP_EXTRA_INDEX_URL=…
@@ -25,4 +25,7 @@ EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["shortlist", "health"]
 # Inside a container every address is the container's own: who may reach it is decided by -p.
 # Inside it the port is always 50051, where the health check asks; -p chooses the one outside.
-ENTRYPOINT ["shortlist", "serve", "--models-dir", "/models", "--host", "0.0.0.0"]
+# For the same reason --insecure-public: a container that listened on loopback would serve nobody. Publish the port to
+# where callers are trusted (-p 127.0.0.1:50051:50051), or mount certificates and give --tls-cert, --tls-key and
+# --tokens as arguments, and --health-cmd with the options that `shortlist health` then needs.
+ENTRYPOINT ["shortlist", "serve", "--models-dir", "/models", "--host", "0.0.0.0", "--insecure-public"]

@@ -11,7 +11,7 @@ import grpc.aio
 
 from shortlist.v1 import recommender_pb2
 from shortlist_client import model_rpcs, rpcs
-from shortlist_client.channel import channel_options
+from shortlist_client.channel import Connection
 from shortlist_client.errors import ShortlistError, error_of
 from shortlist_client.responses import to_outcome
 from shortlist_client.results import Recommendations
@@ -28,7 +28,9 @@ def _blocking(rpc: Rpc[P, Any, Any, T]) -> "Callable[Concatenate[Client, P], T]"
     def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         request = rpc.request(*args, **kwargs)
         try:
-            return rpc.result(self._methods[rpc.path](request, timeout=self._timeout_seconds))
+            return rpc.result(
+                self._methods[rpc.path](request, timeout=self._timeout_seconds, metadata=self._connection.metadata)
+            )
         except grpc.RpcError as failed:
             raise error_of(failed) from failed
 
@@ -40,7 +42,11 @@ def _awaitable(rpc: Rpc[P, Any, Any, T]) -> "Callable[Concatenate[AsyncClient, P
     async def call(self: "AsyncClient", /, *args: P.args, **kwargs: P.kwargs) -> T:
         request = rpc.request(*args, **kwargs)
         try:
-            return rpc.result(await self._methods[rpc.path](request, timeout=self._timeout_seconds))
+            return rpc.result(
+                await self._methods[rpc.path](
+                    request, timeout=self._timeout_seconds, metadata=self._connection.metadata
+                )
+            )
         except grpc.RpcError as failed:
             raise error_of(failed) from failed
 
@@ -81,6 +87,12 @@ class Client:
         target: HOST:PORT, or any gRPC target.
         timeout_seconds: the deadline of each call, its retries included.
         credentials: for TLS; None for a plain connection.
+        server_name: the name in the server's certificate, where it is not the one in the target.
+        token: the bearer token of every call; None for none.
+        token_in_the_clear: the token may go to another machine without TLS, where something else protects it.
+
+    Raises:
+        ValueError: the token would be sent where others can read it, or no header can hold it.
     """
 
     def __init__(
@@ -89,14 +101,13 @@ class Client:
         *,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         credentials: grpc.ChannelCredentials | None = None,
+        server_name: str | None = None,
+        token: str | None = None,
+        token_in_the_clear: bool = False,
     ) -> None:
-        options = channel_options()
         self._timeout_seconds = timeout_seconds
-        self._channel = (
-            grpc.insecure_channel(target, options)
-            if credentials is None
-            else grpc.secure_channel(target, credentials, options)
-        )
+        self._connection = Connection(target, credentials, server_name, token, token_in_the_clear)
+        self._channel = self._connection.open()
         self._methods = _methods(self._channel)
         self._stream = self._channel.stream_stream(
             rpcs.STREAM_RECOMMEND_PATH,
@@ -134,8 +145,11 @@ class Client:
             ShortlistError: what failed is the stream; see shortlist_client.errors.
         """
         call = self._stream(
-            recommender_pb2.StreamRecommendRequest(request_id=request_id, request=request)
-            for request_id, request in requests
+            (
+                recommender_pb2.StreamRecommendRequest(request_id=request_id, request=request)
+                for request_id, request in requests
+            ),
+            metadata=self._connection.metadata,
         )
         try:
             for answer in call:
@@ -171,6 +185,12 @@ class AsyncClient:
         target: HOST:PORT, or any gRPC target.
         timeout_seconds: the deadline of each call, its retries included.
         credentials: for TLS; None for a plain connection.
+        server_name: the name in the server's certificate, where it is not the one in the target.
+        token: the bearer token of every call; None for none.
+        token_in_the_clear: the token may go to another machine without TLS, where something else protects it.
+
+    Raises:
+        ValueError: the token would be sent where others can read it, or no header can hold it.
     """
 
     def __init__(
@@ -179,14 +199,13 @@ class AsyncClient:
         *,
         timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
         credentials: grpc.ChannelCredentials | None = None,
+        server_name: str | None = None,
+        token: str | None = None,
+        token_in_the_clear: bool = False,
     ) -> None:
-        options = channel_options()
         self._timeout_seconds = timeout_seconds
-        self._channel = (
-            grpc.aio.insecure_channel(target, options)
-            if credentials is None
-            else grpc.aio.secure_channel(target, credentials, options)
-        )
+        self._connection = Connection(target, credentials, server_name, token, token_in_the_clear)
+        self._channel = self._connection.open_async()
         self._methods = _methods(self._channel)
 
     recommend = _awaitable(rpcs.RECOMMEND)

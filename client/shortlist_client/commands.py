@@ -1,4 +1,4 @@
-"""The client's commands: ``shortlist recommend``, ``similar``, ``models list`` and ``demo``."""
+"""The client's commands: ``shortlist recommend``, ``similar``, ``models list``, ``health`` and ``demo``."""
 
 import argparse
 import contextlib
@@ -9,7 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from shortlist_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Client
+import grpc
+
+from shortlist_client import health
+from shortlist_client.client import DEFAULT_TIMEOUT_SECONDS, Client
+from shortlist_client.connection_options import add_connection_options, connection_of
 from shortlist_client.errors import ShortlistError, Unavailable
 from shortlist_client.results import Fallback, Item, Model, ModelDetails, Shortfall
 from shortlist_client.rpcs import Scalar
@@ -59,6 +63,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     to.add_argument("--remove", action="store_true", help="take the label away")
     _add_connection(label, _set_label)
 
+    asked = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
+    asked.set_defaults(run=_health)
+    _add_server(asked)
+
     demo = commands.add_parser("demo", help="train on MovieLens-100K, serve, ask and measure, then stop")
     demo.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
     demo.set_defaults(run=_demo)
@@ -82,24 +90,28 @@ def _add_asking(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse
 
 
 def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse.Namespace], None]) -> None:
-    parser.add_argument("--server", default=DEFAULT_TARGET, metavar="HOST:PORT", help=f"default: {DEFAULT_TARGET}")
-    parser.add_argument("--timeout", type=_seconds, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
+    _add_server(parser)
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
     def run(options: argparse.Namespace) -> int:
         try:
-            with Client(options.server, timeout_seconds=options.timeout) as client:
+            with Client(**vars(connection_of(options)), timeout_seconds=options.timeout) as client:
                 ask(client, options)
         except ShortlistError as error:
             hint = "; is `shortlist serve` running?" if isinstance(error, Unavailable) else ""
             sys.stderr.write(f"shortlist: {error}{hint}\n")
             return 1
-        except ValueError as error:  # what no message can carry, such as a k beyond 32 bits
+        except (OSError, ValueError) as error:  # of files that are named, or what no message can carry
             sys.stderr.write(f"shortlist: {error}\n")
             return 1
         return 0
 
     parser.set_defaults(run=run)
+
+
+def _add_server(parser: argparse.ArgumentParser) -> None:
+    add_connection_options(parser)
+    parser.add_argument("--timeout", type=_seconds, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
 
 
 def _seconds(text: str) -> float:
@@ -121,6 +133,21 @@ def _condition(text: str) -> tuple[str, str]:
     if not equals:
         raise argparse.ArgumentTypeError(f"must be NAME=VALUE, such as genres=Comedy, not {text}")
     return name, value
+
+
+def _health(options: argparse.Namespace) -> int:
+    try:
+        connection = connection_of(options)
+        with connection.open() as channel:
+            state = health.check(channel, options.timeout, connection.metadata)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"shortlist: {error}\n")
+        return 1
+    except grpc.RpcError as error:
+        sys.stderr.write(f"shortlist: {options.server} does not answer: {error.details()}\n")
+        return 1
+    sys.stdout.write(f"{state}\n")
+    return 0 if state == health.SERVING else 1
 
 
 def _recommend(client: Client, options: argparse.Namespace) -> None:

@@ -8,11 +8,11 @@ ShortlistError
 │   ├── ClusterNotFound
 │   └── ModelNotFound
 ├── Unavailable          no server, or no model ready yet
-├── ResourceExhausted    too many requests are waiting
+├── ResourceExhausted    too many requests are waiting, or come from this caller
 ├── FailedPrecondition   what an operator asked for and the server's models folder does not allow
 ├── DeadlineExceeded     no answer within the client's timeout
-├── Unauthenticated
-├── PermissionDenied
+├── Unauthenticated      no token that the server knows
+├── PermissionDenied     the token does not allow it, or the operator has turned it off
 ├── Unimplemented        the server, or its model, cannot do what was asked
 ├── InternalError        anything unforeseen in the server
 └── UnexpectedStatus     a status that Shortlist does not send
@@ -111,7 +111,7 @@ class Unavailable(_Retriable):
 
 
 class ResourceExhausted(_Retriable):
-    """Too many requests are waiting, or a message is too large."""
+    """Too many requests are waiting or come from this caller, or a message is too large."""
 
 
 class FailedPrecondition(ShortlistError):
@@ -123,11 +123,11 @@ class DeadlineExceeded(ShortlistError):
 
 
 class Unauthenticated(ShortlistError):
-    """The server does not know who is calling."""
+    """The call bears no token that the server knows."""
 
 
 class PermissionDenied(ShortlistError):
-    """The caller may not do this."""
+    """The caller's token does not allow this, or the operator has not turned it on."""
 
 
 class Unimplemented(ShortlistError):

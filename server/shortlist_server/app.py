@@ -6,16 +6,19 @@ import threading
 import time
 from collections.abc import Container, Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import torch
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection
 
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from shortlist_server.access.config import AccessConfig
+from shortlist_server.access.connections import connection_options
+from shortlist_server.access.gate import Gate
+from shortlist_server.access.tls import server_credentials
 from shortlist_server.admission import Admission
 from shortlist_server.model.choices import is_label
 from shortlist_server.model.store import ModelStore
@@ -24,9 +27,12 @@ from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.fast_streams import StreamMethod
 from shortlist_server.service.guard import CallsUnderWay, guard
+from shortlist_server.service.health import HealthService
+from shortlist_server.service.interceptor import AccessInterceptor
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.outcomes import batch_response, stream_response
 from shortlist_server.service.recommender_service import RecommenderService
+from shortlist_server.service.reflection import add_reflection
 from shortlist_server.service.requests import batch_entries
 from shortlist_server.service.shadow import Shadow, ShadowedAnswers
 from shortlist_server.service.wire import serialized
@@ -47,9 +53,6 @@ _LOADING_NICENESS = 10
 """A version that is being loaded beside one that answers gives way to it. Linux has a niceness for each thread."""
 
 LANES = ("auto", "fast", "plain")
-
-# The contract lets a request name 10,000 ids of 512 bytes, which is more than the 4 MiB that gRPC allows by itself.
-_MAX_REQUEST_BYTES = 16 << 20
 
 
 @dataclass(frozen=True)
@@ -76,9 +79,11 @@ class ServerConfig:
             none.
         shadow: a label whose version is asked what callers asked, when there is time, to compare the answers; None for
             none.
+        admin: LoadModel, UnloadModel and SetLabel are answered.
+        access: who may call, and how often.
 
     Raises:
-        ValueError: a value is out of its range.
+        ValueError: a value is out of its range, or strangers would be let in unasked.
     """
 
     models_dir: Path
@@ -97,6 +102,8 @@ class ServerConfig:
     default_label: str | None = None
     splits: Sequence[str] = ()
     shadow: str | None = None
+    admin: bool = False
+    access: AccessConfig = field(default_factory=AccessConfig)
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -117,13 +124,15 @@ class ServerConfig:
         for label in (self.default_label, self.shadow, *(split.label for split in parse_splits(self.splits))):
             if label is not None and not is_label(label):
                 raise ValueError(f"a label must be 1 to 63 of a-z, 0-9 and '-', not {label!r}")
+        self.access.check_address(self.host, admin=self.admin)
 
 
 class ServerApp:
     """A gRPC server with its models.
 
     Raises:
-        OSError: the address cannot be listened on.
+        OSError: the address cannot be listened on, or a file of certificates or tokens cannot be read.
+        ValueError: such a file is broken.
         RuntimeError: torch has no such device, or the lane must be fast and this grpcio cannot carry it.
     """
 
@@ -136,16 +145,17 @@ class ServerApp:
             default_label=config.default_label,
             splits=parse_splits(config.splits),
         )
+        credentials = server_credentials(config.access)
+        self._gate = Gate(config.access, admin=config.admin)
         self._under_way = CallsUnderWay()
-        self._health = health.HealthServicer()
+        self._health = HealthService()
+        self._ready = False
         self._stopping = threading.Event()
         self._server = grpc.server(
             futures.ThreadPoolExecutor(config.working + config.waiting + config.streams + _SPARE_THREADS, "rpc"),
             # Unless it is meant, a second server on the same port would silently take half of the calls.
-            options=[
-                ("grpc.so_reuseport", int(config.share_port)),
-                ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
-            ],
+            options=[("grpc.so_reuseport", int(config.share_port)), *connection_options(config.access.connections)],
+            interceptors=[AccessInterceptor(self._gate)],
         )
         admission = Admission(config.working, config.waiting)
         answers = Answers(self._store)
@@ -154,22 +164,26 @@ class ServerApp:
             answers = ShadowedAnswers(self._store, config.shadow)
             self._shadow = answers.shadow
         streams = Admission(config.streams, waiting=0)
-        recommender = RecommenderService(answers, admission, streams)
-        guard(recommender, RECOMMENDER, self._under_way)
+        recommender = RecommenderService(answers, admission, streams, self._gate)
+        guard(recommender, RECOMMENDER, self._under_way, self._gate)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
-        self._lane = FastLane(self._server, hot, admission, self._under_way, streams) if hot else None
+        gate = self._gate if self._gate.asks_readers else None
+        self._lane = FastLane(self._server, hot, admission, self._under_way, streams, gate) if hot else None
         plain = cast("grpc.Server", _PlainLane(self._server, hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store, self._shadow)
-        guard(models, MODELS, self._under_way)
+        guard(models, MODELS, self._under_way, self._gate)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        add_reflection(self._server, (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME), self._gate)
         self._set_health(ready=False)
         address = f"[{config.host}]" if ":" in config.host else config.host
         try:
-            self.port = self._server.add_insecure_port(f"{address}:{config.port}")
+            self.port = (
+                self._server.add_insecure_port(f"{address}:{config.port}")
+                if credentials is None
+                else self._server.add_secure_port(f"{address}:{config.port}", credentials)
+            )
         except RuntimeError as error:
             raise OSError(
                 f"cannot listen on {address}:{config.port}: it is in use or not an address of this machine; "
@@ -179,6 +193,9 @@ class ServerApp:
 
     def start(self) -> None:
         """Listens, then loads the newest good version; from then on the models folder is watched."""
+        for concern in self._config.access.concerns(self._config.host):
+            log.warning(concern)
+        self._gate.start()
         self._server.start()
         if self._lane is not None:
             self._lane.start()
@@ -188,8 +205,9 @@ class ServerApp:
 
     def _refresh(self) -> bool:
         ready = self._store.refresh()
-        if not self._stopping.is_set() and ready:
+        if ready and not self._ready and not self._stopping.is_set():
             self._set_health(ready=True)
+            self._ready = True
         return ready
 
     def _watch(self) -> None:
@@ -223,6 +241,7 @@ class ServerApp:
             self._lane.close()
         if self._shadow is not None:
             self._shadow.close()
+        self._gate.close()
 
 
 class _PlainLane:

@@ -1,4 +1,4 @@
-"""The server's command: ``shortlist serve``."""
+"""The server's commands: ``shortlist serve`` and ``shortlist token``."""
 
 import argparse
 import gc
@@ -9,12 +9,14 @@ import sys
 import threading
 from pathlib import Path
 
+from shortlist_server import access_commands
+
 _SWITCH_SECONDS = 0.0005
 """How long a thread may keep Python to itself: calls must not wait long for one that loads a version."""
 
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
-    """Adds the server's command to ``shortlist``."""
+    """Adds the server's commands to ``shortlist``."""
     serve = commands.add_parser(
         "serve",
         help="answer queries from the newest published model",
@@ -62,31 +64,20 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
 
-    health = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
-    health.set_defaults(run=_health, extra="server")
-    health.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
-    health.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
-
-
-def _health(options: argparse.Namespace) -> int:
-    import grpc
-    from grpc_health.v1 import health_pb2, health_pb2_grpc
-
-    with grpc.insecure_channel(options.server) as channel:
-        try:
-            answer = health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(), timeout=options.timeout)
-        except grpc.RpcError as error:
-            sys.stderr.write(f"shortlist: {options.server} does not answer: {error.details()}\n")
-            return 1
-    state = health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status)
-    sys.stdout.write(f"{state}\n")
-    return 0 if answer.status == health_pb2.HealthCheckResponse.SERVING else 1
+    serve.add_argument("--admin", action="store_true", help="answer LoadModel, UnloadModel and SetLabel")
+    access_commands.add_access_options(serve)
+    access_commands.add_token_command(commands)
 
 
 def _serve(options: argparse.Namespace) -> int:
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    try:
+        access_commands.check(options)  # at once: torch takes seconds to load
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"shortlist: {error}\n")
+        return 1
     if options.workers > 1:
         return _serve_by_workers(options)
     from shortlist_server.app import ServerApp, ServerConfig
@@ -114,6 +105,8 @@ def _serve(options: argparse.Namespace) -> int:
                 default_label=options.default_label,
                 splits=options.split,
                 shadow=options.shadow,
+                admin=options.admin,
+                access=access_commands.access_config(options),
             )
         )
     except (OSError, ValueError, RuntimeError, AssertionError) as error:

@@ -16,7 +16,11 @@ QueryError
 │   └── StoreNotWritable
 ├── NoModelReady
 ├── QueueFull
-└── DeadlinePassed
+├── DeadlinePassed
+├── Unauthenticated         a call without a token that is known
+├── PermissionDenied        a call that the token does not allow
+│   └── AdminOff            a method that the operator has not turned on
+└── RateLimited             a caller who asks too often
 BadModel                    a model folder that must not be served
 """
 
@@ -164,6 +168,36 @@ class DeadlinePassed(QueryError):
 
     def __init__(self) -> None:
         super().__init__("the deadline passed before the search began")
+
+
+class Unauthenticated(QueryError):
+    """The caller bears no token that is known."""
+
+    def __init__(self) -> None:
+        super().__init__("a token that this server knows is needed, as the metadata 'authorization: Bearer TOKEN'")
+
+
+class PermissionDenied(QueryError):
+    """The caller is known and may not do this."""
+
+
+class AdminOff(PermissionDenied):
+    """A method that steers the server, where the operator has not turned these on."""
+
+    def __init__(self) -> None:
+        super().__init__("the operator has not turned on what steers the server: `shortlist serve --admin` does")
+
+
+class RateLimited(QueryError):
+    """The caller has asked too often.
+
+    Attributes:
+        retry_seconds: after which it may ask again.
+    """
+
+    def __init__(self, retry_seconds: float, why: str) -> None:
+        super().__init__(f"{why}; try again in {retry_seconds:.2g} s")
+        self.retry_seconds = retry_seconds
 
 
 class BadModel(Exception):

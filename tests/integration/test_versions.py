@@ -40,7 +40,7 @@ def wait_until(condition: Callable[[], bool], seconds: float = 20) -> None:
 @contextmanager
 def served(models_dir: Path, lane: str = "auto", **config: object) -> Iterator[tuple[ServerApp, Client]]:
     with (
-        serving(models_dir, lane, look_seconds=0.02, **config) as app,  # type: ignore[arg-type]
+        serving(models_dir, lane, look_seconds=0.02, admin=True, **config) as app,
         Client(app.address, timeout_seconds=20) as client,
     ):
         yield app, client

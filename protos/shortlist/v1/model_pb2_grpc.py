@@ -26,8 +26,8 @@ if _version_not_supported:
 
 
 class ModelServiceStub(object):
-    """Lists and steers the versions a server holds. Loading, unloading and labelling are off unless the operator
-    has turned them on.
+    """Lists and steers the versions a server holds. Loading, unloading and labelling are off (PERMISSION_DENIED) unless the
+    operator has turned them on, and then need a token of scope admin where the server has tokens; all else needs read.
     """
 
     def __init__(self, channel):
@@ -64,8 +64,8 @@ class ModelServiceStub(object):
 
 
 class ModelServiceServicer(object):
-    """Lists and steers the versions a server holds. Loading, unloading and labelling are off unless the operator
-    has turned them on.
+    """Lists and steers the versions a server holds. Loading, unloading and labelling are off (PERMISSION_DENIED) unless the
+    operator has turned them on, and then need a token of scope admin where the server has tokens; all else needs read.
     """
 
     def ListModels(self, request, context):
@@ -140,8 +140,8 @@ def add_ModelServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class ModelService(object):
-    """Lists and steers the versions a server holds. Loading, unloading and labelling are off unless the operator
-    has turned them on.
+    """Lists and steers the versions a server holds. Loading, unloading and labelling are off (PERMISSION_DENIED) unless the
+    operator has turned them on, and then need a token of scope admin where the server has tokens; all else needs read.
     """
 
     @staticmethod

@@ -18,8 +18,8 @@ class _ServicerContext(grpc.ServicerContext, grpc.aio.ServicerContext):  # type:
     ...
 
 class ModelServiceStub:
-    """Lists and steers the versions a server holds. Loading, unloading and labelling are off unless the operator
-    has turned them on.
+    """Lists and steers the versions a server holds. Loading, unloading and labelling are off (PERMISSION_DENIED) unless the
+    operator has turned them on, and then need a token of scope admin where the server has tokens; all else needs read.
     """
 
     def __init__(self, channel: typing.Union[grpc.Channel, grpc.aio.Channel]) -> None: ...
@@ -54,8 +54,8 @@ class ModelServiceStub:
     """Points a label at a version."""
 
 class ModelServiceAsyncStub:
-    """Lists and steers the versions a server holds. Loading, unloading and labelling are off unless the operator
-    has turned them on.
+    """Lists and steers the versions a server holds. Loading, unloading and labelling are off (PERMISSION_DENIED) unless the
+    operator has turned them on, and then need a token of scope admin where the server has tokens; all else needs read.
     """
 
     ListModels: grpc.aio.UnaryUnaryMultiCallable[
@@ -89,8 +89,8 @@ class ModelServiceAsyncStub:
     """Points a label at a version."""
 
 class ModelServiceServicer(metaclass=abc.ABCMeta):
-    """Lists and steers the versions a server holds. Loading, unloading and labelling are off unless the operator
-    has turned them on.
+    """Lists and steers the versions a server holds. Loading, unloading and labelling are off (PERMISSION_DENIED) unless the
+    operator has turned them on, and then need a token of scope admin where the server has tokens; all else needs read.
     """
 
     @abc.abstractmethod

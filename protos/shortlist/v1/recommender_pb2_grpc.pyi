@@ -8,12 +8,17 @@ Errors are the same everywhere: a gRPC status with google.rpc details that a pro
   INVALID_ARGUMENT    a field outside its stated limits, or    BadRequest with the field's path
                       one that does not fit the items
   UNAVAILABLE         no model is ready yet                    RetryInfo
-  RESOURCE_EXHAUSTED  too many requests are waiting            RetryInfo
+  RESOURCE_EXHAUSTED  too many requests are waiting, or come   RetryInfo
+                      from this caller
+  UNAUTHENTICATED     the server asks for a token ("authorization: Bearer TOKEN") and knows none such
+  PERMISSION_DENIED   the token does not allow the method, or the operator has not turned it on
   DEADLINE_EXCEEDED   the deadline passed before the search began
   UNIMPLEMENTED       this server, or the model, cannot do what is asked
   INTERNAL            anything unforeseen                      RequestInfo with the request id
 
-A server reads messages of up to 16 MiB. Most gRPC clients read 4 MiB unless told otherwise: raise that for batches
+Where callers are limited to a rate, a batch counts as its entries and a stream as one and its messages.
+
+A server reads messages of up to 16 MiB and metadata of up to 16 KiB, and a connection may have 1,024 calls open. Most gRPC clients read 4 MiB unless told otherwise: raise that for batches
 and for answers with many attributes; a batch's answer of 100,000 items with ids of 512 bytes takes 52 MB.
 """
 

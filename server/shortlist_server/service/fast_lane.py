@@ -15,6 +15,7 @@ from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from concurrent import futures
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import Any
 
@@ -22,6 +23,7 @@ import grpc
 from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
+from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
 from shortlist_server.errors import DeadlinePassed, QueryError, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
@@ -50,6 +52,10 @@ _LAST_ANSWER_SECONDS = 5.0
 
 _NO_FLAGS = 0
 _NO_METADATA: tuple[Any, ...] = ()
+
+
+def _holds_several(method: "Method | StreamMethod") -> bool:
+    return isinstance(method, Method) and method.entries is not _alone
 
 
 def _alone(message: Any) -> Sequence[Any]:
@@ -110,6 +116,21 @@ class _Call:
         done = len(self.outcomes)
         return [(entry, self.arrived) for entry in self.entries[done : done + at_most]]
 
+    # As grpc.ServicerContext, for the gate.
+    def invocation_metadata(self) -> Any:
+        """The caller's."""
+        return self.metadata
+
+    def peer(self) -> str:
+        """The caller's address."""
+        address: bytes = self.core.peer()
+        return address.decode()
+
+    def peer_identities(self) -> Sequence[bytes] | None:
+        """The names in the caller's certificate."""
+        names: Sequence[bytes] | None = cygrpc.peer_identities(self.core)
+        return names
+
 
 _Requests = list[tuple[Any, float]]
 """Requests, and when each came."""
@@ -124,6 +145,7 @@ class FastLane:
         admission: says how many calls may wait, and when a batch may be worked on.
         under_way: counts the calls.
         streams: says whether one more stream may be open.
+        gate: says which calls are let in; None for all of them.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
@@ -136,8 +158,10 @@ class FastLane:
         admission: Admission,
         under_way: CallsUnderWay,
         streams: Admission,
+        gate: Gate | None = None,
     ) -> None:
         self._methods = methods
+        self._gate = gate
         self._admission = admission
         self._under_way = under_way
         self._streams = streams
@@ -246,11 +270,16 @@ class FastLane:
         tag = event.tag
         if isinstance(tag, str):
             if not event.success:  # the server is shutting down
-                return
+                return None
             self._request_call(tag)
             self._under_way.begin()
             method = self._methods[tag]
             call = _Call(tag, method, event.call, event.call_details.deadline, event.invocation_metadata)
+            if self._gate is not None:
+                try:
+                    self._gate.admit(tag, call, requests=0 if _holds_several(method) else 1)
+                except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
+                    return self._fail(call, error)
             if isinstance(method, StreamMethod):
                 self._open(call, method)
             else:
@@ -263,13 +292,21 @@ class FastLane:
             self._is_over(tag)
         else:
             self._received(tag, event.batch_operations[0].message())
+        return None
 
     def _open(self, call: _Call, method: StreamMethod) -> None:
         try:
             self._streams.enter()
         except QueueFull as error:
             return self._fail(call, error)
-        return Stream(call.core, method, self._admission, self._waiting_too, self._stream_is_over).open()
+        check = None if self._gate is None else partial(self._check, self._gate, call)
+        return Stream(call.core, method, self._admission, self._waiting_too, self._stream_is_over, check).open()
+
+    @staticmethod
+    def _check(gate: Gate, call: _Call) -> None:
+        """Whether one more message of a stream may be answered: a token may have been taken back meanwhile."""
+        gate.authorize(call.path, call.metadata)
+        gate.charge(call)
 
     def _waiting_too(self, stream: Stream) -> None:
         self._waiting.append(stream)
@@ -295,6 +332,8 @@ class FastLane:
         call.has_place = True
         try:
             call.entries = call.method.entries(call.method.request.FromString(message))
+            if self._gate is not None and _holds_several(call.method):
+                self._gate.charge(call, len(call.entries))
         except QueryError as error:
             return self._fail(call, error)
         except Exception:  # noqa: BLE001 - told as grpc.server does

@@ -15,8 +15,9 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.admission import Admission
-from shortlist_server.errors import QueueFull
+from shortlist_server.errors import QueryError, QueueFull, RateLimited
 from shortlist_server.service.answers import Answer, Outcome
+from shortlist_server.service.status import status_of, to_grpc
 
 _AHEAD = 64
 """Messages of a stream received and not yet worked on. The caller's others are held back by gRPC's flow control."""
@@ -53,6 +54,8 @@ class Stream:
         admission: of what waits and works; the stream has one place there, whatever it holds.
         wait: told when there is something to be taken.
         over: told once the call is over.
+        check: asked for every message whether it may be answered; raises RateLimited where that one may not, and
+            another QueryError where the stream shall end. None where all may.
     """
 
     def __init__(
@@ -62,12 +65,14 @@ class Stream:
         admission: Admission,
         wait: Callable[["Stream"], None],
         over: Callable[[], None],
+        check: Callable[[], None] | None = None,
     ) -> None:
         self.method = method
         self._core = core
         self._admission = admission
         self._wait = wait
         self._over = over
+        self._check = check
         self._received: deque[tuple[Any, float]] = deque()
         self._worked_on: list[Any] = []
         self._answers: deque[bytes] = deque()
@@ -112,11 +117,23 @@ class Stream:
         if message is None:
             self._ended = True
         elif not self._closing:
-            try:
-                self._received.append((self.method.request.FromString(message), time.perf_counter()))
-            except Exception:  # noqa: BLE001 # told as grpc.server does
-                self._close(grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
+            self._read(message)
         self._go_on()
+
+    def _read(self, content: bytes) -> None:
+        try:
+            message = self.method.request.FromString(content)
+        except Exception:  # noqa: BLE001 # told as grpc.server does
+            return self._close(grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
+        try:
+            if self._check is not None:
+                self._check()
+        except RateLimited as error:
+            return self._answers.append(self.method.response(message, error))
+        except QueryError as error:
+            status = to_grpc(status_of(error))
+            return self._close(status.code.value[0], status.details.encode(), status.trailing_metadata or ())
+        return self._received.append((message, time.perf_counter()))
 
     def _on_sent(self, _event: Any) -> None:
         self._events_due -= 1
@@ -135,11 +152,11 @@ class Stream:
         self._events_due -= 1
         self._go_on()
 
-    def _close(self, code: int, details: bytes) -> None:
+    def _close(self, code: int, details: bytes, trailing: Any = ()) -> None:
         self._closing = True
         self._received.clear()
         self._answers.clear()
-        self._start(self._on_status, cygrpc.SendStatusFromServerOperation((), code, details, _NO_FLAGS))
+        self._start(self._on_status, cygrpc.SendStatusFromServerOperation(trailing, code, details, _NO_FLAGS))
 
     def _go_on(self) -> None:
         """Starts whatever can be started now."""

@@ -1,4 +1,4 @@
-"""What happens around every call: errors become statuses, and calls under way are counted."""
+"""What happens around every call: errors become statuses, callers are charged, and calls under way are counted."""
 
 import functools
 import logging
@@ -10,7 +10,10 @@ from typing import Any
 import grpc
 from google.protobuf.descriptor import ServiceDescriptor
 
+from shortlist.v1 import recommender_pb2
+from shortlist_server.access.gate import Gate
 from shortlist_server.errors import QueryError
+from shortlist_server.service.requests import MAX_BATCH
 from shortlist_server.service.status import internal_error, status_of, to_grpc
 
 log = logging.getLogger(__name__)
@@ -51,21 +54,22 @@ class CallsUnderWay:
             return self._changed.wait_for(lambda: self._count == 0, timeout_seconds)
 
 
-def guard(servicer: Any, service: ServiceDescriptor, under_way: CallsUnderWay) -> None:
+def guard(servicer: Any, service: ServiceDescriptor, under_way: CallsUnderWay, gate: Gate) -> None:
     """Wraps every method of a servicer, before it is added to a server.
 
     An interceptor could do the same, but would wrap anew at every call.
     """
     for method in service.methods:
         guarded = _guarded_stream if method.server_streaming else _guarded
-        setattr(servicer, method.name, guarded(getattr(servicer, method.name), under_way))
+        setattr(servicer, method.name, guarded(getattr(servicer, method.name), under_way, gate))
 
 
-def _guarded(method: Method, under_way: CallsUnderWay) -> Method:
+def _guarded(method: Method, under_way: CallsUnderWay, gate: Gate) -> Method:
     @functools.wraps(method)
     def answer(request: Any, context: grpc.ServicerContext) -> Any:
         under_way.follow(context)
         try:
+            gate.charge(context, _requests_in(request))
             return method(request, context)
         except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
             context.abort_with_status(to_grpc(failure(error, method.__name__, context.invocation_metadata())))
@@ -73,16 +77,24 @@ def _guarded(method: Method, under_way: CallsUnderWay) -> Method:
     return answer
 
 
-def _guarded_stream(method: Method, under_way: CallsUnderWay) -> Method:
+def _guarded_stream(method: Method, under_way: CallsUnderWay, gate: Gate) -> Method:
     @functools.wraps(method)
     def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
         under_way.follow(context)
         try:
+            gate.charge(context)  # for opening it; the method charges for its messages
             yield from method(requests, context)
         except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
             context.abort_with_status(to_grpc(failure(error, method.__name__, context.invocation_metadata())))
 
     return answer
+
+
+def _requests_in(message: Any) -> int:
+    """As how many requests a message counts; one that holds too many is refused later, and counts as the most."""
+    if isinstance(message, recommender_pb2.BatchRecommendRequest):
+        return min(max(len(message.requests), 1), MAX_BATCH)
+    return 1
 
 
 def failure(error: Exception, what: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> Any:

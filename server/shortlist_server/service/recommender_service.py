@@ -7,12 +7,15 @@ from typing import Any
 import grpc
 
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
+from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
 from shortlist_server.errors import QueryError
 from shortlist_server.service import requests
 from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
 from shortlist_server.service.inbox import Inbox
 from shortlist_server.service.outcomes import batch_response, stream_response
+
+STREAM_RECOMMEND = f"/{recommender_pb2.DESCRIPTOR.services_by_name['RecommenderService'].full_name}/StreamRecommend"
 
 STREAMED_AT_ONCE = 64
 """So many requests of a stream are answered together, and so many more are read ahead; the caller's are held back by
@@ -30,12 +33,14 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         answers: reads requests and writes responses.
         admission: says when a request may be worked on.
         streams: says whether one more stream may be open: each holds a thread, busy or not.
+        gate: says whether a stream's caller may go on.
     """
 
-    def __init__(self, answers: Answers, admission: Admission, streams: Admission) -> None:
+    def __init__(self, answers: Answers, admission: Admission, streams: Admission, gate: Gate) -> None:
         self._answers = answers
         self._admission = admission
         self._streams = streams
+        self._gate = gate
 
     def Recommend(self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext) -> Written:
         """The best items for a user."""
@@ -68,16 +73,26 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     def _answer_stream(
         self, inbox: Inbox[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
-        for entries in inbox.batches():
-            messages, arrived = [entry.request for entry, _ in entries], [came for _, came in entries]
+        for came in inbox.batches():
+            self._gate.authorize(STREAM_RECOMMEND, context.invocation_metadata())  # a token may be taken back meanwhile
+            entries = []
+            for entry in came:
+                try:
+                    self._gate.charge(context)
+                    entries.append(entry)
+                except QueryError as error:  # the caller asks too often
+                    yield stream_response(entry[0].request_id, error)
+            if not entries:
+                continue
+            messages, arrived = [entry.request for entry, _ in entries], [when for _, when in entries]
             outcomes: Sequence[Outcome]
             try:
-                with self._admission.turn(context.time_remaining()):
+                with self._admission.turn(context.time_remaining(), len(entries)):
                     outcomes = answer_each(self._answers.recommend, messages, arrived)
             except QueryError as error:  # too many are waiting
                 outcomes = [error] * len(entries)
-            for (entry, _), outcome in zip(entries, outcomes, strict=True):
-                yield stream_response(entry.request_id, outcome)
+            for (message, _), outcome in zip(entries, outcomes, strict=True):
+                yield stream_response(message.request_id, outcome)
 
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext

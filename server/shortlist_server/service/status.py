@@ -3,6 +3,7 @@
 The google.rpc messages come without types, hence ``Any`` for them.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -18,8 +19,11 @@ from shortlist_server.errors import (
     NoModelReady,
     NotFound,
     NotSupported,
+    PermissionDenied,
     QueryError,
     QueueFull,
+    RateLimited,
+    Unauthenticated,
 )
 
 RETRY_WHEN_LOADED_SECONDS = 2
@@ -49,6 +53,13 @@ def _retry_when_full(error: QueryError) -> Any:
     return error_details_pb2.RetryInfo(retry_delay=delay)
 
 
+def _retry_when_allowed(error: QueryError) -> Any:
+    assert isinstance(error, RateLimited)
+    delay = duration_pb2.Duration()
+    delay.FromMicroseconds(math.ceil(error.retry_seconds * 1e6))
+    return error_details_pb2.RetryInfo(retry_delay=delay)
+
+
 TABLE: dict[type[QueryError], tuple[grpc.StatusCode, Callable[[QueryError], Any] | None]] = {
     InvalidField: (grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
     NotFound: (grpc.StatusCode.NOT_FOUND, _resource),
@@ -57,6 +68,9 @@ TABLE: dict[type[QueryError], tuple[grpc.StatusCode, Callable[[QueryError], Any]
     NoModelReady: (grpc.StatusCode.UNAVAILABLE, _retry_when_loaded),
     QueueFull: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry_when_full),
     DeadlinePassed: (grpc.StatusCode.DEADLINE_EXCEEDED, None),
+    Unauthenticated: (grpc.StatusCode.UNAUTHENTICATED, None),
+    PermissionDenied: (grpc.StatusCode.PERMISSION_DENIED, None),
+    RateLimited: (grpc.StatusCode.RESOURCE_EXHAUSTED, _retry_when_allowed),
 }
 """Every kind of error; one that is not listed goes by its nearest listed ancestor."""
 

@@ -25,6 +25,10 @@ EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
     (errors.NoModelReady(), grpc.StatusCode.UNAVAILABLE, "google.rpc.RetryInfo"),
     (errors.QueueFull(0.05), grpc.StatusCode.RESOURCE_EXHAUSTED, "google.rpc.RetryInfo"),
     (errors.DeadlinePassed(), grpc.StatusCode.DEADLINE_EXCEEDED, ""),
+    (errors.Unauthenticated(), grpc.StatusCode.UNAUTHENTICATED, ""),
+    (errors.PermissionDenied("not this one"), grpc.StatusCode.PERMISSION_DENIED, ""),
+    (errors.AdminOff(), grpc.StatusCode.PERMISSION_DENIED, ""),
+    (errors.RateLimited(0.5, "too many"), grpc.StatusCode.RESOURCE_EXHAUSTED, "google.rpc.RetryInfo"),
 ]
 
 

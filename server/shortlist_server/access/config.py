@@ -1,0 +1,102 @@
+"""What an operator chooses about access, and which choices are refused."""
+
+import ipaddress
+import math
+import socket
+from dataclasses import dataclass
+from pathlib import Path
+
+_MAX_RATE = 1_000_000
+
+
+@dataclass(frozen=True)
+class AccessConfig:
+    """Everything that can be chosen about access. By default: no TLS, no tokens, no rates, loopback only.
+
+    Attributes:
+        tls_cert: the server's certificate chain in PEM; with it there is TLS and nothing else.
+        tls_key: its private key in PEM, not encrypted.
+        tls_client_ca: certificates in PEM, one of which must have signed the client's; None asks clients for none.
+        tokens: the file of hashed tokens (access/tokens.py), one of which every call must bear; None asks for none.
+        rate_limit: requests/s of each caller whose token says nothing else; None for no limit.
+        connections: that may be open at once.
+        insecure_public: other addresses than loopback may be listened on without TLS.
+
+    Raises:
+        ValueError: a value is out of its range, or one lacks another.
+    """
+
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
+    tls_client_ca: Path | None = None
+    tokens: Path | None = None
+    rate_limit: float | None = None
+    connections: int = 1_000
+    insecure_public: bool = False
+
+    def __post_init__(self) -> None:
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise ValueError("--tls-cert and --tls-key belong together: give both or none")
+        if self.tls_client_ca is not None and self.tls_cert is None:
+            raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
+        if self.rate_limit is not None:
+            check_rate(self.rate_limit)
+        if not 1 <= self.connections <= 1_000_000:
+            raise ValueError(f"connections must lie between 1 and 1,000,000, not be {self.connections:,}")
+
+    def check_address(self, host: str, *, admin: bool) -> None:
+        """Refuses what would let strangers in.
+
+        Args:
+            host: the address to listen on.
+            admin: whether ModelService's admin RPCs are on.
+
+        Raises:
+            ValueError: the choices do not go together; the text says what would.
+        """
+        loopback = is_loopback(host)
+        if not (loopback or self.tls_cert or self.insecure_public):
+            raise ValueError(
+                f"{host} is not a loopback address, and without TLS whoever is on the network can read and change "
+                "every call: give --tls-cert and --tls-key, or --insecure-public where something else protects it"
+            )
+        # A client certificate says who calls and not what they may do.
+        if admin and self.tokens is None and not (loopback and self.tls_client_ca is None):
+            raise ValueError(
+                "--admin lets callers load, unload and label versions: give --tokens with a token of scope admin, or "
+                "listen on loopback without --tls-client-ca"
+            )
+
+    def concerns(self, host: str) -> list[str]:
+        """What may be meant and should be known, for the log.
+
+        Args:
+            host: the address to listen on.
+        """
+        if is_loopback(host):
+            return []
+        concerns = []
+        if self.tokens is None and self.tls_client_ca is None:
+            concerns.append(f"whoever reaches {host} may ask: there is neither --tokens nor --tls-client-ca")
+        if self.tokens is not None and self.tls_cert is None:
+            concerns.append(f"callers send their tokens to {host} in the clear: there is no --tls-cert")
+        return concerns
+
+
+def check_rate(rate: float) -> None:
+    """Checks a rate in requests/s.
+
+    Raises:
+        ValueError: it is out of its range.
+    """
+    if not (math.isfinite(rate) and 0.001 <= rate <= _MAX_RATE):
+        raise ValueError(f"a rate limit must lie between 0.001 and {_MAX_RATE:,} requests/s, not be {rate:g}")
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach an address; a name counts as all that it stands for."""
+    try:
+        found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+    except OSError:
+        return False
+    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)

@@ -1,0 +1,38 @@
+"""Reflection, by which grpcurl and its like learn the contract; bounded, as each stream holds a thread."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
+
+from shortlist_server.access.gate import Gate
+from shortlist_server.admission import Admission
+from shortlist_server.service.guard import CallsUnderWay, guard
+
+_STREAMS = 4
+
+
+class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # comes without types
+    def __init__(self, names: Sequence[str]) -> None:
+        super().__init__(names)
+        self._streams = Admission(_STREAMS, waiting=0)
+
+    def ServerReflectionInfo(self, request_iterator: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:  # noqa: N802
+        with self._streams.turn(None):
+            yield from super().ServerReflectionInfo(request_iterator, context)
+
+
+def add_reflection(server: grpc.Server, names: Sequence[str], gate: Gate) -> None:
+    """Makes a server describe its services.
+
+    Args:
+        server: not started yet.
+        names: of its services, without that of reflection.
+        gate: says how often a caller may ask.
+    """
+    servicer = _Reflection((*names, reflection.SERVICE_NAME))
+    service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
+    # Whoever reflects is not waited for when the server stops.
+    guard(servicer, service, CallsUnderWay(), gate)
+    reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)
