@@ -1,4 +1,4 @@
-"""The client's commands: ``shortlist recommend``, ``similar``, ``models list`` and ``demo``."""
+"""The client's commands: ``shortlist recommend``, ``similar``, ``models list``, ``loadtest`` and ``demo``."""
 
 import argparse
 import contextlib
@@ -11,6 +11,9 @@ from typing import Any
 
 from shortlist_client.client import DEFAULT_TARGET, DEFAULT_TIMEOUT_SECONDS, Client
 from shortlist_client.errors import ShortlistError, Unavailable
+from shortlist_client.loadtest.command import add_options as add_loadtest_options
+from shortlist_client.loadtest.command import run_loadtest
+from shortlist_client.loadtest.connection import Target
 from shortlist_client.results import Fallback, Item, ModelDetails, Shortfall
 from shortlist_client.rpcs import Scalar
 
@@ -45,6 +48,10 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     models = commands.add_parser("models", help="ask a running server for its models")
     models_commands = models.add_subparsers(title="models commands", metavar="COMMAND", required=True)
     _add_connection(models_commands.add_parser("list", help="every version and its state"), _list_models)
+
+    loadtest = commands.add_parser("loadtest", help="load a running server and measure what it answers and how late")
+    add_loadtest_options(loadtest, DEFAULT_TARGET)
+    loadtest.set_defaults(run=lambda options: run_loadtest(options, Target(options.server)))
 
     demo = commands.add_parser("demo", help="train on MovieLens-100K, serve, ask and measure, then stop")
     demo.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
