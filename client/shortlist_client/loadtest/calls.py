@@ -1,10 +1,10 @@
 """How a generator makes unary calls: by gRPC's core where this grpcio lets it, which takes two thirds of the time.
 
-What one core issued and counted against a bare C++ echo with 64 calls in flight, in requests/s: threads that block
-4,400, ``future`` 5,700, ``future`` that is called again from its callback 7,100, grpc.aio 7,900, the core 10,700 to 12,800.
+Requests/s of one core against a bare C++ echo, 64 calls in flight: threads that block 4,400; ``future`` 5,700, and 7,100
+when called from the callback of the one before; grpc.aio 7,900; the core 10,700 to 12,800. docs/decisions/0020 has more.
 
-The core is ``grpc._cython.cygrpc``, which is not a public interface: ``connect`` tries it with a call and otherwise takes
-``future``; both call back on a thread of the channel's own.
+The core is ``grpc._cython.cygrpc``, which is not a public interface: ``connect`` tries it with a call and otherwise
+takes ``future``; both call back on a thread of the channel's own.
 """
 
 import queue
@@ -118,7 +118,11 @@ class CoreCalls:
         def finished(event: Any) -> None:
             *_, received, status = event.batch_operations
             code = status.code()
-            done(_STATUSES.get(code, "UNKNOWN"), (received.message() or b"") if code == 0 else b"", "" if code == 0 else _text(status.details()))
+            done(
+                _STATUSES.get(code, "UNKNOWN"),
+                (received.message() or b"") if code == 0 else b"",
+                "" if code == 0 else _text(status.details()),
+            )
 
         operations = (
             cygrpc.SendInitialMetadataOperation(self._metadata, _NO_FLAGS),
@@ -150,5 +154,3 @@ class CoreCalls:
 
 def _text(details: Any) -> str:
     return details.decode(errors="replace") if isinstance(details, bytes) else details or ""
-
-

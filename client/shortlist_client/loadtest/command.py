@@ -5,9 +5,8 @@ import json
 import sys
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TypeVar
 
 from shortlist_client.loadtest.connection import Target
 from shortlist_client.loadtest.generator import Setup
@@ -25,6 +24,8 @@ T = TypeVar("T")
 _DURATION_SECONDS = 10.0
 _TRIAL_SECONDS = 5.0
 _FIRST_RATE = 200.0
+_IN_FLIGHT = 64  # of a closed loop
+_STOPPED = 130
 
 
 def add_options(parser: argparse.ArgumentParser, default_target: str) -> None:
@@ -39,17 +40,25 @@ def add_options(parser: argparse.ArgumentParser, default_target: str) -> None:
         "--profile", type=_parsed(parse_profile), metavar="P",
         help="open loop: ramp:100-2000/30s, or steps:500,1000,2000/10s with each step held so long",
     )  # fmt: skip
-    load.add_argument("--find-saturation", action="store_true", help="open loop: find the highest rate that is sustained")
+    load.add_argument(
+        "--find-saturation", action="store_true", help="open loop: find the highest rate that is sustained"
+    )
     more = parser.add_argument_group("how")
-    more.add_argument("--duration", type=_positive, metavar="SECONDS", help="default: 10; of each rate that is tried: 5")
+    more.add_argument(
+        "--duration", type=_positive, metavar="SECONDS", help="default: 10; of each rate that is tried: 5"
+    )
     more.add_argument("--warmup", type=_not_negative, default=1.0, metavar="SECONDS", help="not counted (default: 1)")
     more.add_argument("--arrivals", choices=["poisson", "even"], default="poisson", help="of an open loop")
-    more.add_argument("--first-rate", type=_positive, default=_FIRST_RATE, metavar="R", help="--find-saturation begins here")
+    more.add_argument(
+        "--first-rate", type=_positive, default=_FIRST_RATE, metavar="R", help="--find-saturation begins here"
+    )
     more.add_argument(
         "--most-p99", type=_positive, metavar="MS",
         help="a p99 that --find-saturation takes for failure (default: ten times the lowest, and 50 at least)",
     )  # fmt: skip
-    more.add_argument("--timeout", type=_positive, default=2.0, metavar="SECONDS", help="deadline of a call (default: 2)")
+    more.add_argument(
+        "--timeout", type=_positive, default=2.0, metavar="SECONDS", help="deadline of a call (default: 2)"
+    )
     more.add_argument("--processes", type=_count, default=1, metavar="N", help="that generate load (default: 1)")
     more.add_argument("--connections", type=_count, default=4, metavar="N", help="of all processes (default: 4)")
     more.add_argument(
@@ -66,19 +75,31 @@ def add_options(parser: argparse.ArgumentParser, default_target: str) -> None:
     who = what.add_mutually_exclusive_group()
     who.add_argument("--users", type=Path, metavar="FILE", help="user ids, one a line")
     who.add_argument("--users-from-model", type=Path, metavar="DIR", help="a version's folder, such as models/3")
-    what.add_argument("--items", type=Path, metavar="FILE", help="item ids for similar, one a line (default: the model's)")
+    what.add_argument(
+        "--items", type=Path, metavar="FILE", help="item ids for similar, one a line (default: the model's)"
+    )
     what.add_argument(
         "--models-dir", type=Path, default=Path("models"), metavar="DIR", help="otherwise: its newest version's users"
     )
     what.add_argument(
-        "--zipf", type=_not_negative, default=0.99, metavar="S", help="skew of users and items; 0: all alike (default: 0.99)"
+        "--zipf",
+        type=_not_negative,
+        default=0.99,
+        metavar="S",
+        help="skew of users and items; 0: all alike (default: 0.99)",
     )
     what.add_argument("--seed", type=int, default=0, help="of arrivals and of who asks (default: 0)")
     result = parser.add_argument_group("result")
     result.add_argument(
-        "--check", type=_share, default=0.01, metavar="SHARE", help="of the answers that are looked into (default: 0.01)"
+        "--check",
+        type=_share,
+        default=0.01,
+        metavar="SHARE",
+        help="of the answers that are looked into (default: 0.01)",
     )
-    result.add_argument("--slo", type=_parsed(parse_slo), default=(), metavar="O,…", help="p99<20ms,errors<0.1%%,rate>500")
+    result.add_argument(
+        "--slo", type=_parsed(parse_slo), default=(), metavar="O,…", help="p99<20ms,errors<0.1%%,rate>500"
+    )
     result.add_argument("--json", type=Path, metavar="FILE", help="write all figures")
     result.add_argument("--html", type=Path, metavar="FILE", help="write a report to look at")
 
@@ -91,40 +112,37 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
         target: the server.
     """
     started = time.time()
+    saturation = None
+    outcome: Outcome | None
     try:
-        setup = _setup(options, target)
-        count = min(options.processes, options.concurrency or _CLOSED_LOOP) if _is_closed(options) else options.processes
-        with generators(setup, count) as running:
-            saturation = None
+        with generators(_setup(options, target), _processes(options)) as running:
             if options.find_saturation:
                 outcome, saturation = _search(running, options)
             else:
                 outcome = running.run(_load(options), Progress())
-    except (IdsError, GeneratorFailed) as error:
-        sys.stderr.write(f"shortlist: {error}\n")
-        return 1
-    if outcome is None:
-        sys.stderr.write("shortlist: stopped before anything was measured\n")
-        return 130
-    question = Question(target.address, {str(kind): share for kind, share in options.mix.items()}, _shown(options), options.slo, started)
-    figures = figures_of(question, outcome, saturation)
-    sys.stdout.write(text_of(figures))
-    sys.stdout.flush()
-    try:
+        if outcome is None:
+            sys.stderr.write("shortlist: stopped before anything was measured\n")
+            return _STOPPED
+        mix = {str(kind): share for kind, share in options.mix.items()}
+        question = Question(target.address, mix, _shown(options), options.slo, started)
+        figures = figures_of(question, outcome, saturation)
+        sys.stdout.write(text_of(figures))
+        sys.stdout.flush()
         if options.json:
             options.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
         if options.html:
             options.html.write_text(page_of(figures), encoding="utf-8")
-    except OSError as error:
+    except (IdsError, GeneratorFailed, OSError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     if figures["interrupted"]:
-        return 130
-    nothing_right = not figures["ok"]
-    return 1 if nothing_right or not all(one["met"] for one in figures["objectives"]) else 0
+        return _STOPPED
+    return 0 if figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
 
 
-_CLOSED_LOOP = 64
+def _processes(options: argparse.Namespace) -> int:
+    """No more than there are calls in flight."""
+    return min(options.processes, options.concurrency or _IN_FLIGHT) if _is_closed(options) else int(options.processes)
 
 
 def _is_closed(options: argparse.Namespace) -> bool:
@@ -162,7 +180,7 @@ def _load(options: argparse.Namespace) -> Load:
         segments, seconds = options.profile, sum(segment.seconds for segment in options.profile)
     elif options.rate:
         segments = constant(options.rate, seconds)
-    in_flight = 0 if segments else options.concurrency or _CLOSED_LOOP
+    in_flight = 0 if segments else options.concurrency or _IN_FLIGHT
     return Load(segments, in_flight, options.arrivals == "poisson", options.warmup, seconds)
 
 
@@ -177,8 +195,9 @@ def _search(running: Generators, options: argparse.Namespace) -> tuple[Outcome |
         if outcome.interrupted:
             return None
         outcomes.append(outcome)
-        latencies = outcome.tally.all_latencies
+        latencies = outcome.tally.latencies()
         return Trial(
+            asked=rate,
             offered=outcome.offered_rate,
             achieved=outcome.rate,
             p50=latencies.percentile(50),
@@ -202,7 +221,7 @@ def _shown(options: argparse.Namespace) -> dict[str, str]:
         "users": str(options.users or options.users_from_model or f"newest of {options.models_dir}"),
         "Zipf skew": f"{options.zipf:g}",
         "arrivals": "" if _is_closed(options) else options.arrivals,
-        "in flight": str(options.concurrency or _CLOSED_LOOP) if _is_closed(options) else "",
+        "in flight": str(options.concurrency or _IN_FLIGHT) if _is_closed(options) else "",
         "timeout": f"{options.timeout:g} s",
         "connections": str(options.connections),
         "seed": str(options.seed),

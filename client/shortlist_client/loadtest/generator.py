@@ -189,7 +189,9 @@ class _Caller:
         for call in self._checker.remembered[:_ASKED_AGAIN]:
             answered = threading.Event()
 
-            def done(status: str, message: bytes, _: str, call: Call = call, answered: threading.Event = answered) -> None:
+            def done(
+                status: str, message: bytes, _: str, call: Call = call, answered: threading.Event = answered
+            ) -> None:
                 if status == OK and self._judged(call, message) == WRONG_ANSWER:
                     self.tally.turned_out_wrong(call.kind)
                 answered.set()
@@ -200,8 +202,7 @@ class _Caller:
     def _done(self, call: Call, due: float, status: str, message: bytes, details: str) -> None:
         ended = time.perf_counter()
         looked_into = status == OK and (
-            self._check_share > 0
-            and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
+            self._check_share > 0 and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
         )
         if details:
             self.tally.example(f"{status}: {details}")
@@ -226,9 +227,7 @@ class _Caller:
         return OK
 
 
-def _carry_out(
-    setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection
-) -> Counted:
+def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection) -> Counted:
     listener = _Listener(parent, callers)
     _sleep_until(run.start - run.warmup_seconds, listener)
     began, cpu, waited = time.perf_counter(), time.process_time(), _waited_seconds()
@@ -255,11 +254,11 @@ def _carry_out(
     return Counted(tally, seconds, ended - began, cpu, waited, made, callers[0].way)
 
 
-def _open_loop(
-    setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, listener: "_Listener"
-) -> None:
+def _open_loop(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, listener: "_Listener") -> None:
     first_rate = run.segments[0].first_rate
-    segments = (Segment(run.warmup_seconds, first_rate, first_rate), *run.segments) if run.warmup_seconds else run.segments
+    segments = (
+        (Segment(run.warmup_seconds, first_rate, first_rate), *run.segments) if run.warmup_seconds else run.segments
+    )
     times = arrivals(segments, run.start - run.warmup_seconds, setup.place, rng if run.poisson else None)
     give_up = run.start + run.seconds + min(setup.timeout_seconds, _SLACK_SECONDS)
     clock = time.perf_counter

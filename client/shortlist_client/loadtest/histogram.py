@@ -28,14 +28,17 @@ class Histogram:
 
     def record(self, seconds: float) -> None:
         """Counts one duration; one below 0 counts as 0."""
-        seconds = max(seconds, 0.0)
+        if seconds < 0:
+            seconds = 0.0
         value = int(seconds * 1e9)
-        shift = value.bit_length() - _SUB_BITS - 1
-        bucket = value if shift <= 0 else (shift << _SUB_BITS) + (value >> shift)
-        self._counts[bucket] = self._counts.get(bucket, 0) + 1
+        shift = value.bit_length() - 8  # to below 256
+        bucket = value if shift <= 0 else (shift << 7) + (value >> shift)
+        counts = self._counts
+        counts[bucket] = counts.get(bucket, 0) + 1
         self.count += 1
         self.total_seconds += seconds
-        self.maximum = max(self.maximum, seconds)
+        if seconds > self.maximum:
+            self.maximum = seconds
 
     def merge(self, other: "Histogram") -> None:
         """Adds what another has counted."""

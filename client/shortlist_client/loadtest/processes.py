@@ -90,7 +90,7 @@ class Outcome:
     @property
     def bottleneck(self) -> str:
         """Why the generator, not the server, limited what was measured; empty if it did not."""
-        lag, latency = self.tally.lags.percentile(99), self.tally.all_latencies.percentile(99)
+        lag, latency = self.tally.lags.percentile(99), self.tally.latencies().percentile(99)
         if self.busy > _BUSY:
             return f"a generator process was busy, or waited for a core, for {min(self.busy, 1):.0%} of the time"
         if lag > _LATE_SECONDS and lag > _LATE_SHARE * latency:

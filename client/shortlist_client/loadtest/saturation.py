@@ -20,7 +20,8 @@ class Trial:
     """One rate that was tried.
 
     Attributes:
-        offered: calls/s that were due.
+        asked: calls/s that were asked for.
+        offered: calls/s that were due: random arrivals make it a little more or less.
         achieved: right answers/s.
         p50: seconds.
         p99: seconds.
@@ -30,6 +31,7 @@ class Trial:
         why: what shows that it did not.
     """
 
+    asked: float
     offered: float
     achieved: float
     p50: float
@@ -60,18 +62,17 @@ class Saturation:
     complete: bool
 
 
-def judge(offered: float, trial: Trial, most_p99: float) -> str:
+def judge(trial: Trial, most_p99: float) -> str:
     """Why a rate was not sustained; empty if it was.
 
     Args:
-        offered: the rate that was asked for; random arrivals make it a little more or less.
         trial: what was measured.
         most_p99: seconds.
     """
     if trial.error_share > MOST_ERRORS:
         return f"{trial.error_share:.1%} of the calls failed"
-    if trial.achieved < ACHIEVED * min(offered, trial.offered):
-        return f"only {trial.achieved / trial.offered:.0%} of the calls were answered in time"
+    if trial.achieved < ACHIEVED * min(trial.asked, trial.offered):
+        return f"only {trial.achieved / trial.offered:.0%} of the offered rate was answered"
     if trial.p99 > most_p99:
         return f"p99 rose to {trial.p99 * 1e3:,.0f} ms"
     return ""
@@ -102,7 +103,7 @@ def find_saturation(
                 break
             calmest = min(calmest, trial.p99) if trial.p99 > 0 else calmest  # NaN where nothing was answered
             limit = most_p99 or max(_EXPLODED * calmest, _CALM_SECONDS)
-            why = judge(rate, trial, limit)
+            why = judge(trial, limit)
             trials.append(replace(trial, sustained=not why, why=why))
             if not why:
                 break

@@ -52,7 +52,9 @@ def parse_profile(text: str) -> tuple[Segment, ...]:
     steps = re.fullmatch(rf"steps:(?P<rates>{_NUMBER}(?:,{_NUMBER})*)/{_DURATION}", text)
     found = ramp or steps
     if found is None:
-        raise ValueError(f"a profile is ramp:FROM-TO/TIME or steps:RATE,RATE,…/TIME, such as ramp:100-2000/30s, not {text}")
+        raise ValueError(
+            f"a profile is ramp:FROM-TO/TIME or steps:RATE,RATE,…/TIME, such as ramp:100-2000/30s, not {text}"
+        )
     seconds = float(found["length"]) * _UNITS[found["unit"]]
     if seconds < _SHORTEST_SECONDS:
         raise ValueError(f"a profile's time must be {_SHORTEST_SECONDS} s or more, not {seconds:g} s")

@@ -6,7 +6,6 @@ import re
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from shortlist_client.loadtest.histogram import Histogram
 from shortlist_client.loadtest.processes import Outcome
 from shortlist_client.loadtest.workload import Kind
 
@@ -51,7 +50,7 @@ class Objective:
         if self.metric == "rate":
             return outcome.rate
         tally = outcome.tally
-        latencies = tally.all_latencies if self.kind is None else tally.latencies.get(self.kind, Histogram())
+        latencies = tally.latencies(self.kind)
         return latencies.mean() if self.metric == "mean" else latencies.percentile(self.percent)
 
     def met(self, outcome: Outcome) -> bool:

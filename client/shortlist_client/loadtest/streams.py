@@ -30,7 +30,7 @@ class Stream:
     def __init__(self, target: Target, timeout_seconds: float) -> None:
         self._channel = open_channel(target)
         self._metadata = target.metadata or None
-        self._method = self._channel.stream_stream(PATHS[Kind.STREAM])
+        self._method: Any = self._channel.stream_stream(PATHS[Kind.STREAM])
         self._timeout_seconds = timeout_seconds
         self._ids = itertools.count()
         self._waiting: dict[str, tuple[float, Done]] = {}  # by entry: when it times out

@@ -11,12 +11,13 @@ from typing import Any
 from shortlist_client.loadtest.histogram import PRECISION, Histogram
 from shortlist_client.loadtest.processes import Outcome
 from shortlist_client.loadtest.saturation import Saturation
-from shortlist_client.loadtest.schedule import Segment
 from shortlist_client.loadtest.slo import Objective
-from shortlist_client.loadtest.tally import OK, WRONG_ANSWER, Interval
+from shortlist_client.loadtest.tally import OK, WRONG_ANSWER, Interval, merged
 
 PERCENTILES = (50.0, 90.0, 95.0, 99.0, 99.9)
 Figures = dict[str, Any]
+
+_RENAMED = ("asked", "offered", "achieved", "p50", "p99")
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def figures_of(question: Question, outcome: Outcome, saturation: Saturation | No
         "error_examples": list(tally.examples),
         "offered_rate": outcome.offered_rate,
         "rate": outcome.rate,
-        "latency_ms": _latency(tally.all_latencies),
+        "latency_ms": _latency(tally.latencies()),
         "latency_precision": PRECISION,
         "kinds": {
             str(kind): {
@@ -77,7 +78,7 @@ def figures_of(question: Question, outcome: Outcome, saturation: Saturation | No
                     for (each, status), count in tally.statuses.items()
                     if each == kind and status != OK and count
                 },
-                "latency_ms": _latency(tally.latencies.get(kind, Histogram())),
+                "latency_ms": _latency(tally.latencies(kind)),
             }
             for kind in sorted({kind for kind, _ in tally.statuses})
         },
@@ -102,7 +103,7 @@ def figures_of(question: Question, outcome: Outcome, saturation: Saturation | No
         ],
         "histogram": [
             {"from_ms": low * 1e3, "to_ms": high * 1e3, "count": count}
-            for low, high, count in tally.all_latencies.buckets()
+            for low, high, count in tally.latencies().buckets()
         ],
         "saturation": _saturation(saturation),
         "objectives": [
@@ -125,7 +126,7 @@ def _number(value: float) -> float | None:
 
 
 def _interval(interval: Interval) -> Figures:
-    latencies = interval.latencies
+    latencies = merged(interval.latencies.values())
     return {
         "due": interval.due,
         "answered": interval.answered,
@@ -138,7 +139,7 @@ def _interval(interval: Interval) -> Figures:
 
 def _steps(outcome: Outcome) -> list[Figures]:
     """Each step of a profile by itself; empty where there is only one."""
-    segments: Sequence[Segment] = outcome.load.segments
+    segments = outcome.load.segments
     if len(segments) < 2:
         return []
     step, rows, begin = outcome.tally.step, [], 0.0
@@ -161,11 +162,12 @@ def _saturation(saturation: Saturation | None) -> Figures | None:
         return None
     trials = [
         {
+            "asked_rate": trial.asked,
             "offered_rate": trial.offered,
             "rate": trial.achieved,
             "p50_ms": _number(trial.p50 * 1e3),
             "p99_ms": _number(trial.p99 * 1e3),
-            **{key: value for key, value in asdict(trial).items() if key not in ("offered", "achieved", "p50", "p99")},
+            **{key: value for key, value in asdict(trial).items() if key not in _RENAMED},
         }
         for trial in saturation.trials
     ]
@@ -221,7 +223,8 @@ def _cell(value: float | None) -> str:
 def _generator_line(generator: Figures, *, open_loop: bool) -> str:
     micros = generator["cpu_micros_per_call"]
     line = (
-        f"generator: {generator['processes']} process{'es' if generator['processes'] > 1 else ''} by {generator['way']}, "
+        f"generator: {generator['processes']} process{'es' if generator['processes'] > 1 else ''} "
+        f"by {generator['way']}, "
         f"{generator['cores_used']:.2f} cores, {'-' if micros is None else f'{micros:,.0f}'} µs of CPU a call"
     )
     lag = generator["send_lag_ms"]
@@ -230,14 +233,16 @@ def _generator_line(generator: Figures, *, open_loop: bool) -> str:
 
 def _saturation_lines(saturation: Figures) -> list[str]:
     lines = [
-        f"{trial['offered_rate']:>10,.1f}/s offered {trial['rate']:>10,.1f}/s answered   p50 {_cell(trial['p50_ms']):>8} ms"
-        f"   p99 {_cell(trial['p99_ms']):>8} ms   {trial['why'] or 'sustained'}"
+        f"{trial['offered_rate']:>10,.1f}/s offered {trial['rate']:>10,.1f}/s answered"
+        f"   p50 {_cell(trial['p50_ms']):>8} ms   p99 {_cell(trial['p99_ms']):>8} ms   {trial['why'] or 'sustained'}"
         for trial in saturation["trials"]
     ]
     if not saturation["rate"]:
         return [*lines, "no rate was sustained"]
     lines.append(f"highest sustained rate: {saturation['rate']:,.0f}/s")
     if saturation["generator_limited"]:
-        lines.append("above it the generator was the bottleneck, not the server: use more --processes, or another machine")
+        lines.append(
+            "above it the generator was the bottleneck, not the server: use more --processes, or another machine"
+        )
     lines.append("at that rate:")
     return lines

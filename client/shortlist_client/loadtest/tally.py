@@ -1,5 +1,6 @@
 """What became of the calls, counted so that threads and processes can be added up."""
 
+import math
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
@@ -14,10 +15,11 @@ WRONG_ANSWER = "WRONG_ANSWER"
 """An answer came and was checked, and cannot be right."""
 LATE = "DEADLINE_EXCEEDED"
 
+_COUNTED_AS_LATENCY = (LATE, WRONG_ANSWER)
 _MOST_EXAMPLES = 5
 
 
-@dataclass
+@dataclass(slots=True)
 class Interval:
     """A stretch of the measured time.
 
@@ -25,32 +27,34 @@ class Interval:
         due: calls that were due in it.
         answered: right answers that came in it.
         failed: calls due in it that failed.
-        latencies: of calls due in it.
+        latencies: of calls due in it, by kind.
     """
 
     due: int = 0
     answered: int = 0
     failed: int = 0
-    latencies: Histogram = field(default_factory=Histogram)
+    latencies: dict[Kind, Histogram] = field(default_factory=dict)
 
     def merge(self, other: "Interval") -> None:
         """Adds another to it."""
         self.due += other.due
         self.answered += other.answered
         self.failed += other.failed
-        self.latencies.merge(other.latencies)
+        for kind, histogram in other.latencies.items():
+            self.latencies.setdefault(kind, Histogram()).merge(histogram)
 
 
 @dataclass
 class Tally:
     """Calls that were due within the measured time, which begins at 0.
 
+    Latencies are counted from when a call was due to the end of its answer. They are those of answered calls and of
+    those that passed their deadline, which waited as long as they did; calls refused at once would flatter.
+
     Attributes:
-        seconds: how long that is.
+        seconds: how long the measured time is.
         step: length of an interval in seconds.
         statuses: calls by kind and status; "OK" is one.
-        latencies: by kind, from when a call was due to the end of its answer. Of answered calls and of those that
-            passed their deadline, which waited as long as they did; calls refused at once would flatter.
         lags: how late calls were sent.
         intervals: the time, cut into pieces.
         answers: calls that have ended so far, the warm-up's as well.
@@ -62,7 +66,6 @@ class Tally:
     seconds: float
     step: float
     statuses: Counter[tuple[Kind, str]] = field(default_factory=Counter)
-    latencies: dict[Kind, Histogram] = field(default_factory=dict)
     lags: Histogram = field(default_factory=Histogram)
     intervals: list[Interval] = field(default_factory=list)
     answers: int = 0
@@ -72,11 +75,11 @@ class Tally:
 
     def __post_init__(self) -> None:
         if not self.intervals:
-            # A little over, as steps need not divide the time.
-            self.intervals = [Interval() for _ in range(max(1, round(self.seconds / self.step + 0.49)))]
+            # One more than fit, for what rounds up to the end.
+            self.intervals = [Interval() for _ in range(math.ceil(self.seconds / self.step) + 1)]
 
     def record(self, kind: Kind, due: float, ended: float, status: str) -> None:
-        """Counts a call.
+        """Counts a call; as quick as it can be, for it is part of what a call costs.
 
         Args:
             kind: what it asked.
@@ -86,21 +89,24 @@ class Tally:
         """
         self.answers += 1
         right = status == OK
-        self.failures += not right
-        if right and 0 <= ended < self.seconds:
-            self._interval(ended).answered += 1
+        if right:
+            if 0 <= ended < self.seconds:
+                self.intervals[int(ended / self.step)].answered += 1
+        else:
+            self.failures += 1
         if not 0 <= due < self.seconds:
             return
-        self.statuses[kind, status] += 1
-        interval = self._interval(due)
+        key = kind, status
+        self.statuses[key] = self.statuses.get(key, 0) + 1
+        interval = self.intervals[int(due / self.step)]
         interval.due += 1
         if not right:
             interval.failed += 1
-        if right or status in (LATE, WRONG_ANSWER):
-            if kind not in self.latencies:
-                self.latencies[kind] = Histogram()
-            self.latencies[kind].record(ended - due)
-            interval.latencies.record(ended - due)
+        if right or status in _COUNTED_AS_LATENCY:
+            histogram = interval.latencies.get(kind)
+            if histogram is None:
+                histogram = interval.latencies[kind] = Histogram()
+            histogram.record(ended - due)
 
     def record_lag(self, due: float, lag: float) -> None:
         """Counts how late a call was sent, in seconds."""
@@ -121,8 +127,6 @@ class Tally:
     def merge(self, other: "Tally") -> None:
         """Adds another of the same time."""
         self.statuses += other.statuses
-        for kind, histogram in other.latencies.items():
-            self.latencies.setdefault(kind, Histogram()).merge(histogram)
         self.lags.merge(other.lags)
         for interval, more in zip(self.intervals, other.intervals, strict=True):
             interval.merge(more)
@@ -131,9 +135,6 @@ class Tally:
         self.checked += other.checked
         for text in other.examples:
             self.example(text)
-
-    def _interval(self, time: float) -> Interval:
-        return self.intervals[min(int(time / self.step), len(self.intervals) - 1)]
 
     @property
     def requests(self) -> int:
@@ -154,10 +155,14 @@ class Tally:
                 by_status[status] += count
         return dict(by_status.most_common())
 
-    @property
-    def all_latencies(self) -> Histogram:
-        """Of every kind together."""
-        return merged(self.latencies.values())
+    def latencies(self, kind: Kind | None = None) -> Histogram:
+        """Of one kind of calls, or of all together."""
+        return merged(
+            histogram
+            for interval in self.intervals
+            for each, histogram in interval.latencies.items()
+            if kind in (None, each)
+        )
 
 
 def merged(histograms: Iterable[Histogram]) -> Histogram:

@@ -1,5 +1,6 @@
 """Whether an answer can be right: what holds for every answer, and that the same question gets the same answer."""
 
+import itertools
 import math
 import threading
 from collections.abc import Sequence
@@ -129,7 +130,7 @@ def check_answer(answer: Answer, k: int, query_item: str | None = None) -> None:
         raise WrongAnswer(f"{query_item!r} is among its own neighbours")
     if not all(map(math.isfinite, scores)):
         raise WrongAnswer(f"a score is not finite: {scores}")
-    if any(later > earlier for earlier, later in zip(scores, scores[1:], strict=False)):
+    if any(later > earlier for earlier, later in itertools.pairwise(scores)):
         raise WrongAnswer(f"scores ascend: {scores}")
 
 
