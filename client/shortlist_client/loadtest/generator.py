@@ -2,12 +2,13 @@
 
 import gc
 import itertools
+import math
 import os
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -26,6 +27,7 @@ from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, draw
 _STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _LOOK_SECONDS = 0.1  # how often the parent is listened to
 _PROGRESS_SECONDS = 1.0
+_WAKE_SECONDS = 0.01
 _ALWAYS_CHECKED = 20  # first answers of a connection
 _ASKED_AGAIN = 20
 _SLACK_SECONDS = 1.0
@@ -89,7 +91,7 @@ class Counted:
         seconds: of measured time that passed: fewer than planned if it was stopped.
         busy_seconds: how long calls were made, with the warm-up.
         cpu_seconds: of this process meanwhile.
-        waited_seconds: how long its threads were ready to run and had no core; 0 where the system does not say.
+        busy: the share of that time in which it computed or was ready to and had no core.
         calls_made: meanwhile.
         way: how calls were made.
     """
@@ -98,7 +100,7 @@ class Counted:
     seconds: float
     busy_seconds: float
     cpu_seconds: float
-    waited_seconds: float
+    busy: float
     calls_made: int
     way: str
 
@@ -230,15 +232,16 @@ class _Caller:
 def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection) -> Counted:
     listener = _Listener(parent, callers)
     _sleep_until(run.start - run.warmup_seconds, listener)
-    began, cpu, waited = time.perf_counter(), time.process_time(), _waited_seconds()
+    began, cpu, wanted = time.perf_counter(), time.process_time(), _wanted_seconds()
     if run.segments:
         _open_loop(setup, run, callers, rng, listener)
     else:
         for slot in range(run.in_flight):
             callers[slot % len(callers)].call(next(callers[0].calls), time.perf_counter())
-        _sleep_until(run.start + run.seconds, listener)
+        _watch_closed_loop(run, callers[0].tally, listener)
     ended = time.perf_counter()
-    cpu, waited = time.process_time() - cpu, _waited_seconds() - waited
+    cpu = time.process_time() - cpu
+    busy = _busy(cpu, (later - wanted.get(thread, 0.0) for thread, later in _wanted_seconds().items()), ended - began)
     made = sum(caller.made for caller in callers)
     for caller in callers:
         caller.end = ended
@@ -251,7 +254,7 @@ def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
     for caller in callers[1:]:
         tally.merge(caller.tally)
     seconds = min(max(ended - run.start, 0.0), run.seconds)
-    return Counted(tally, seconds, ended - began, cpu, waited, made, callers[0].way)
+    return Counted(tally, seconds, ended - began, cpu, busy, made, callers[0].way)
 
 
 def _open_loop(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, listener: "_Listener") -> None:
@@ -274,6 +277,17 @@ def _open_loop(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
         caller.call(call, due)
         caller.tally.record_lag(due - run.start, now - due)
     _sleep_until(run.start + run.seconds, listener)
+
+
+def _watch_closed_loop(run: Run, tally: Tally, listener: "_Listener") -> None:
+    """Waits for the end of a run whose calls follow one another on the threads of their connections.
+
+    A thread that wants to wake up every few milliseconds tells how late the others wake up to an answer.
+    """
+    while not listener.stopped and (now := time.perf_counter()) < run.start + run.seconds:
+        due = now + _WAKE_SECONDS
+        _sleep_until(due, listener)
+        tally.record_lag(due - run.start, time.perf_counter() - due)
 
 
 class _Listener:
@@ -310,12 +324,24 @@ def _sleep_until(time_: float, listener: _Listener) -> None:
         time.sleep(min(time_ - now, _LOOK_SECONDS))
 
 
-def _waited_seconds() -> float:
-    """How long the threads of this process have been ready to run without a core, where Linux counts it."""
-    waited = 0
+def _wanted_seconds() -> dict[str, float]:
+    """How long each thread of this process has run or been ready to run without a core, where Linux counts it."""
+    wanted = {}
     for statistics in Path(f"/proc/{os.getpid()}/task").glob("*/schedstat"):
         try:
-            waited += int(statistics.read_text().split()[1])
-        except (OSError, IndexError, ValueError):  # a thread that has just ended, or a system that does not count
+            ran, waited = statistics.read_text().split()[:2]
+        except (OSError, ValueError):  # a thread that has just ended, or a system that does not count
             continue
-    return waited / 1e9
+        wanted[statistics.parent.name] = (int(ran) + int(waited)) / 1e9
+    return wanted
+
+
+def _busy(cpu_seconds: float, wanted: Iterable[float], seconds: float) -> float:
+    """The share of a time in which a process computed, or would have if it had had a core.
+
+    Threads wait at the same time as others run: their sum would say too much. They are taken to do so independently.
+    """
+    if seconds <= 0:
+        return 0.0
+    idle = math.prod(max(0.0, 1 - each / seconds) for each in wanted)
+    return max(cpu_seconds / seconds, 1 - idle)

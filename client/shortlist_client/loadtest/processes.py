@@ -21,9 +21,10 @@ _HEAD_START_SECONDS = 0.2
 _PATIENCE_SECONDS = 30.0
 _MOST_INTERVALS = 100
 _SHORTEST_INTERVAL = 0.25
-_BUSY = 0.9
-_LATE_SECONDS = 0.001
-_LATE_SHARE = 0.25
+_BUSY = 0.85
+_LATE_SECONDS = 0.001  # earlier, nobody cares
+_LATE_SHARE = 0.25  # of the 99th percentile of latency
+_WAKE_SHARE = 0.05  # of the mean latency
 
 
 class GeneratorFailed(Exception):
@@ -85,15 +86,20 @@ class Outcome:
     @property
     def busy(self) -> float:
         """Of the time of the busiest process, the share in which it computed or waited for a core: 1 for all of it."""
-        return max((one.cpu_seconds + one.waited_seconds) / one.busy_seconds for one in self.counted)
+        return max(one.busy for one in self.counted)
 
     @property
     def bottleneck(self) -> str:
         """Why the generator, not the server, limited what was measured; empty if it did not."""
-        lag, latency = self.tally.lags.percentile(99), self.tally.latencies().percentile(99)
+        lags, latencies = self.tally.lags, self.tally.latencies()
         if self.busy > _BUSY:
-            return f"a generator process was busy, or waited for a core, for {min(self.busy, 1):.0%} of the time"
-        if lag > _LATE_SECONDS and lag > _LATE_SHARE * latency:
+            return f"a generator process was busy, or waited for a core, for {self.busy:.0%} of the time"
+        if not self.load.segments:
+            # What answers wait in the generator is part of the time from one call to the next, and so of the rate.
+            if lags.count and lags.mean() > _WAKE_SHARE * latencies.mean():
+                return f"its threads woke up {lags.mean() * 1e3:.1f} ms late on average"
+            return ""
+        if (lag := lags.percentile(99)) > _LATE_SECONDS and lag > _LATE_SHARE * latencies.percentile(99):
             return f"calls were sent up to {lag * 1e3:.1f} ms (p99) after they were due, which is in their latency"
         return ""
 

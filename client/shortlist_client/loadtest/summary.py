@@ -90,7 +90,6 @@ def figures_of(question: Question, outcome: Outcome, saturation: Saturation | No
             "cpu_seconds": cpu,
             "cpu_micros_per_call": cpu / made * 1e6 if made else None,
             "cores_used": cpu / max(one.busy_seconds for one in counted),
-            "waited_for_a_core_seconds": sum(one.waited_seconds for one in counted),
             "busiest_process": outcome.busy,
             "send_lag_ms": _latency(tally.lags),
             "bottleneck": outcome.bottleneck,

@@ -55,7 +55,7 @@ class Tally:
         seconds: how long the measured time is.
         step: length of an interval in seconds.
         statuses: calls by kind and status; "OK" is one.
-        lags: how late calls were sent.
+        lags: how late calls were sent; of a closed loop, how late a thread of the generator woke up.
         intervals: the time, cut into pieces.
         answers: calls that have ended so far, the warm-up's as well.
         failures: of these, those that failed.
@@ -109,7 +109,7 @@ class Tally:
             histogram.record(ended - due)
 
     def record_lag(self, due: float, lag: float) -> None:
-        """Counts how late a call was sent, in seconds."""
+        """Counts how late a call was sent, or a thread woke up, in seconds."""
         if 0 <= due < self.seconds:
             self.lags.record(lag)
 

@@ -225,8 +225,8 @@ def test_ids_come_from_a_file_one_a_line(tmp_path: Path) -> None:
         read_ids(file)
 
 
-def outcome_of(tally: Tally, cpu_seconds: float = 0.1) -> Outcome:
-    counted = Counted(tally, tally.seconds, tally.seconds, cpu_seconds, 0.0, tally.requests, "gRPC core")
+def outcome_of(tally: Tally, busy: float = 0.1) -> Outcome:
+    counted = Counted(tally, tally.seconds, tally.seconds, 1.0, busy, tally.requests, "gRPC core")
     load = Load(constant(10.0, tally.seconds), 0, poisson=True, warmup_seconds=0.0, seconds=tally.seconds)
     return Outcome(load, tally, tally.seconds, (counted,), interrupted=False)
 
@@ -300,7 +300,7 @@ def test_calls_are_counted_by_when_they_were_due_and_answers_by_when_they_came()
 def test_what_the_generator_itself_costs_is_said() -> None:
     tally = measured().tally
     assert outcome_of(tally).bottleneck == ""
-    assert "busy" in outcome_of(tally, cpu_seconds=9.5).bottleneck
+    assert "busy" in outcome_of(tally, busy=0.95).bottleneck
     for _ in range(10):
         tally.record_lag(1.0, 0.08)
     assert "after they were due" in outcome_of(tally).bottleneck
@@ -360,7 +360,9 @@ def test_a_server_that_answers_nothing_sustains_nothing() -> None:
 def answer(*items: tuple[str, float], short: bool = False, version: int = 1) -> recommender_pb2.RecommendResponse:
     return recommender_pb2.RecommendResponse(
         items=[recommender_pb2.ScoredItem(item_id=item_id, score=score) for item_id, score in items],
-        shortfall_reason=recommender_pb2.SHORTFALL_REASON_CATALOGUE_EXHAUSTED if short else None,
+        shortfall_reason=recommender_pb2.ShortfallReason.SHORTFALL_REASON_CATALOGUE_EXHAUSTED
+        if short
+        else recommender_pb2.ShortfallReason.SHORTFALL_REASON_UNSPECIFIED,
         model_version=version,
     )
 
