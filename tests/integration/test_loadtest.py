@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import multiprocessing
 import re
 import signal
 import subprocess
@@ -19,6 +20,9 @@ import pytest
 from shortlist.v1 import recommender_pb2
 from shortlist_client.loadtest.calls import CoreCalls, PlainCalls
 from shortlist_client.loadtest.connection import Target, open_channel
+from shortlist_client.loadtest.generator import Run, Setup, generate
+from shortlist_client.loadtest.schedule import constant
+from shortlist_client.loadtest.workload import Kind, Workload
 from shortlist_client.main import main
 from shortlist_server.item_index import ItemIndex
 from tests.running import SHORTLIST, serving
@@ -63,11 +67,11 @@ def load(small_models: Path, tmp_path: Path) -> Callable[..., tuple[int, dict[st
     return run
 
 
-Run = Callable[..., tuple[int, dict[str, Any]]]
+Load = Callable[..., tuple[int, dict[str, Any]]]
 
 
 def test_a_closed_loop_of_every_kind_of_call_adds_up(
-    load: Run, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    load: Load, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = tmp_path / "report.html"
     status, figures = load(
@@ -96,7 +100,7 @@ def test_a_closed_loop_of_every_kind_of_call_adds_up(
     assert not re.search(r"https?://|<script|<link|@import|url\(", html)
 
 
-def test_an_open_loop_offers_what_it_was_told_and_a_missed_objective_ends_with_1(load: Run, server: str) -> None:
+def test_an_open_loop_offers_what_it_was_told_and_a_missed_objective_ends_with_1(load: Load, server: str) -> None:
     status, figures = load(server, "--profile", "steps:40,160/1s", "--arrivals", "even", "--slo", "p99<1us,errors<1%")
     assert status == 1
     assert figures["requests"] == pytest.approx(200, abs=2)
@@ -106,7 +110,7 @@ def test_an_open_loop_offers_what_it_was_told_and_a_missed_objective_ends_with_1
 
 
 def test_who_was_due_while_the_server_stood_still_is_counted(
-    load: Run, server: str, monkeypatch: pytest.MonkeyPatch
+    load: Load, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     search = ItemIndex.search
     latencies = {}
@@ -127,7 +131,30 @@ def test_who_was_due_while_the_server_stood_still_is_counted(
     assert latencies["closed"]["p90"] < 100
 
 
-def test_wrong_answers_are_errors(load: Run, capsys: pytest.CaptureFixture[str]) -> None:
+def test_what_a_late_generator_sends_late_counts_from_when_it_was_due(server: str) -> None:
+    workload = Workload({Kind.UNARY: 1.0}, ("u1", "u2"))
+    setup = Setup(Target(server), workload, (0, 1), 1, 5.0, 1_000, check_share=0.0, seed=0)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=generate, args=(setup, theirs), daemon=True)
+    process.start()
+    assert ours.recv() == ("ready", "gRPC core")
+    start = time.perf_counter() - 0.5  # as if it had stood still since
+    ours.send(
+        Run(constant(100.0, 0.6), 0, poisson=False, warmup_seconds=0.0, seconds=0.6, step_seconds=0.6, start=start)
+    )
+    while (said := ours.recv())[0] != "counted":
+        pass
+    ours.send(None)
+    process.join(10)
+    tally = said[1].tally
+    assert tally.requests == 60
+    assert tally.lags.maximum == pytest.approx(0.5, abs=0.1)
+    assert tally.latencies().percentile(100) > 0.45
+    assert tally.latencies().percentile(50) > 0.15
+
+
+def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     items = [recommender_pb2.ScoredItem(item_id="same", score=1.0)] * 10
     wrong = recommender_pb2.RecommendResponse(items=items).SerializeToString()
     with answering(lambda _: wrong) as address:
@@ -137,7 +164,7 @@ def test_wrong_answers_are_errors(load: Run, capsys: pytest.CaptureFixture[str])
     assert "an item comes twice" in capsys.readouterr().out
 
 
-def test_answers_that_change_from_call_to_call_are_noticed(load: Run) -> None:
+def test_answers_that_change_from_call_to_call_are_noticed(load: Load) -> None:
     turn = itertools.count()
 
     def changing(_: bytes) -> bytes:
@@ -152,7 +179,7 @@ def test_answers_that_change_from_call_to_call_are_noticed(load: Run) -> None:
     assert figures["requests"] == figures["ok"] + figures["errors"]["WRONG_ANSWER"]
 
 
-def test_unknown_users_and_late_answers_are_counted_by_status(load: Run, server: str, tmp_path: Path) -> None:
+def test_unknown_users_and_late_answers_are_counted_by_status(load: Load, server: str, tmp_path: Path) -> None:
     users = tmp_path / "users"
     users.write_text("u1\nnobody\n")
     options = ("--users", str(users), "--zipf", "0", "--duration", "0.5", "--concurrency", "2")
@@ -174,7 +201,7 @@ def test_unknown_users_and_late_answers_are_counted_by_status(load: Run, server:
     assert figures["latency_ms"]["p50"] >= 95
 
 
-def test_calls_beyond_the_limit_of_what_may_wait_are_failures(load: Run) -> None:
+def test_calls_beyond_the_limit_of_what_may_wait_are_failures(load: Load) -> None:
     def slow(_: bytes) -> bytes:
         time.sleep(0.4)
         return b""
@@ -186,7 +213,7 @@ def test_calls_beyond_the_limit_of_what_may_wait_are_failures(load: Run) -> None
     assert figures["ok"] > 0
 
 
-def test_saturation_is_found_by_itself(load: Run, tmp_path: Path) -> None:
+def test_saturation_is_found_by_itself(load: Load, tmp_path: Path) -> None:
     """One thread that takes 10 ms an answer gives 100 answers a second at most."""
 
     def slow(_: bytes) -> bytes:
