@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 640.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 66.0, 24.0, 12.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 24.0, 12.0, 46.0
 _DECADES_WITH_HALVES = 2.5  # up to so many decades an axis shows 2 and 5 of each as well
 
 Point = tuple[float, float | None]
