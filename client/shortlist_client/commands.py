@@ -1,8 +1,9 @@
-"""The client's commands: ``shortlist recommend``, ``similar``, ``models list``, ``health`` and ``demo``."""
+"""The client's commands: ``shortlist recommend``, ``similar``, ``models``, ``health``, ``loadtest`` and ``demo``."""
 
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -13,8 +14,11 @@ import grpc
 
 from shortlist_client import health
 from shortlist_client.client import DEFAULT_TIMEOUT_SECONDS, Client
-from shortlist_client.connection_options import add_connection_options, connection_of
+from shortlist_client.connection_options import add_connection_options, connection_of, credentials_of, tls_options
 from shortlist_client.errors import ShortlistError, Unavailable
+from shortlist_client.loadtest.command import add_options as add_loadtest_options
+from shortlist_client.loadtest.command import run_loadtest
+from shortlist_client.loadtest.connection import Target
 from shortlist_client.results import Fallback, Item, Model, ModelDetails, Shortfall
 from shortlist_client.rpcs import Scalar
 
@@ -66,6 +70,11 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     asked = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
     asked.set_defaults(run=_health)
     _add_server(asked)
+
+    loadtest = commands.add_parser("loadtest", help="load a running server and measure what it answers and how late")
+    add_connection_options(loadtest)
+    add_loadtest_options(loadtest)
+    loadtest.set_defaults(run=_loadtest)
 
     demo = commands.add_parser("demo", help="train on MovieLens-100K, serve, ask and measure, then stop")
     demo.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
@@ -281,6 +290,18 @@ def _print_items(items: Sequence[Item], shortfall: Shortfall | None, before: int
         _print(f"{place:>4}  {item.score:>8.3f}  {item.id:<8} {title:<{_TITLE_WIDTH}} {shown}".rstrip())
     if shortfall is not None:
         _print(f"      {len(items)} items only: {shortfall.replace('_', ' ')}")
+
+
+def _loadtest(options: argparse.Namespace) -> int:
+    try:
+        connection = connection_of(options)
+    except (OSError, ValueError) as error:
+        sys.stderr.write(f"shortlist: {error}\n")
+        return 2
+    # Each process of the load test reads the files by itself: credentials cannot be passed on.
+    credentials = functools.partial(credentials_of, tls_options(options))
+    target = Target(connection.target, credentials, connection.metadata, connection.server_name)
+    return run_loadtest(options, target)
 
 
 def _demo(options: argparse.Namespace) -> int:

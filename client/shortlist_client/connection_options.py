@@ -9,6 +9,7 @@ import grpc
 from shortlist_client.channel import Connection
 from shortlist_client.client import DEFAULT_TARGET
 
+_TLS = ("tls", "tls_ca", "tls_cert", "tls_key", "tls_server_name")
 TOKEN_VARIABLE = "SHORTLIST_TOKEN"  # noqa: S105 # the name of what holds it
 
 
@@ -37,14 +38,25 @@ def connection_of(options: argparse.Namespace) -> Connection:
     """
     return Connection(
         target=options.server,
-        credentials=_credentials(options),
+        credentials=credentials_of(options),
         server_name=options.tls_server_name,
         token=_token(options.token_file),
         token_in_the_clear=options.token_in_the_clear,
     )
 
 
-def _credentials(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
+def tls_options(options: argparse.Namespace) -> argparse.Namespace:
+    """Those of a command's options that ``credentials_of`` reads; unlike all of them, they can travel to a process."""
+    return argparse.Namespace(**{name: getattr(options, name) for name in _TLS})
+
+
+def credentials_of(options: argparse.Namespace) -> grpc.ChannelCredentials | None:
+    """The credentials that a command's options describe; None for a connection without TLS.
+
+    Raises:
+        OSError: a file cannot be read; the text names it.
+        ValueError: the options do not go together.
+    """
     if (options.tls_cert is None) != (options.tls_key is None):
         raise ValueError("--tls-cert and --tls-key belong together: give both or none")
     if not (options.tls or options.tls_ca or options.tls_cert):

@@ -1,25 +1,18 @@
 """``shortlist demo``: MovieLens-100K from the archive to a running service, step by step, by the commands of users."""
 
-import statistics
 import subprocess
 import sys
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
-from shortlist_client.client import Client
-from shortlist_client.errors import ShortlistError
 
 DATA = "ml-100k"
 USER = "28"
 FILM = "172"
 _SHORTLIST = (sys.executable, "-m", "shortlist_client.main")
 _START_TIMEOUT_SECONDS = 60
-_LOAD_SECONDS = 3.0
-_LOAD_THREADS = 8
 
 
 class _StepFailed(Exception):
@@ -48,8 +41,9 @@ def run_demo(models_dir: Path) -> int:
             _command("recommend", USER, "--server", address)
             _step(5, "what is like The Empire Strikes Back?")
             _command("similar", FILM, "--server", address)
-            _step(6, f"a short load test: {_LOAD_THREADS} threads of the Python client for {_LOAD_SECONDS:.0f} seconds")
-            _load(address)
+            _step(6, "a short load test (client and server share this machine's cores)")
+            load = ("--duration", "3", "--concurrency", "8", "--slo", "errors<0.1%")
+            _command("loadtest", "--server", address, "--models-dir", str(models_dir), *load)
     except _StepFailed as error:
         sys.stderr.write(f"shortlist: the demo stopped at: {error}\n")
         return 1
@@ -93,37 +87,6 @@ def _server(models_dir: Path) -> Iterator[str]:
             yield line.split()[-1]
         finally:
             process.terminate()
-
-
-def _load(address: str) -> None:
-    latencies: list[float] = []  # seconds; appending is atomic
-    failures: Counter[str] = Counter()
-    end = time.monotonic() + _LOAD_SECONDS
-
-    def ask(first_user: int) -> None:
-        user = first_user
-        while time.monotonic() < end:
-            begin = time.perf_counter()
-            try:
-                client.recommend(str(user % 943 + 1))
-                latencies.append(time.perf_counter() - begin)
-            except ShortlistError as error:
-                failures[error.code.name] += 1
-            user += _LOAD_THREADS
-
-    with Client(address) as client:
-        threads = [threading.Thread(target=ask, args=(number,)) for number in range(_LOAD_THREADS)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    if failures or len(latencies) < 2:
-        raise _StepFailed(f"the load test: {dict(failures)}")
-    percentiles = statistics.quantiles(latencies, n=100)
-    _print(
-        f"{len(latencies) / _LOAD_SECONDS:,.0f} requests/s, latency p50 {percentiles[49] * 1e3:.1f} ms, "
-        f"p99 {percentiles[98] * 1e3:.1f} ms, no errors (client and server share this machine's cores)"
-    )
 
 
 def _summary(models_dir: Path, seconds: float) -> None:

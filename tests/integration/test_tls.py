@@ -261,6 +261,20 @@ def test_commands_speak_mutual_tls_and_bear_a_token(
         assert main(["health", "--server", f"localhost:{app.port}", *ca, *own]) == 1
         assert main(["health", "--server", f"localhost:{app.port}", *ca, *own, "--tls-server-name", "server"]) == 0
         capsys.readouterr()
+        users = [
+            "--users-from-model",
+            str(small_models / "1"),
+            "--duration",
+            "0.5",
+            "--warmup",
+            "0",
+            "--processes",
+            "2",
+        ]
+        asked = ["loadtest", *at, *ca, *own, "--slo", "errors<0.1%", *users]
+        assert main([*asked, f"--token-file={files}/token"]) == 0, capsys.readouterr()
+        assert main([*asked, "--token-file=none"]) == 2
+        assert "--token-file none cannot be read" in capsys.readouterr().err
         for wrong, words in (
             (["--tls-cert", "x"], "--tls-cert and --tls-key belong together"),
             (["--tls-server-name", "x"], "--tls-server-name needs"),

@@ -1,0 +1,347 @@
+"""One process of the load generator: makes its share of the calls when they are due and counts what comes back."""
+
+import gc
+import itertools
+import math
+import os
+import random
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from pathlib import Path
+
+import grpc
+
+from shortlist_client.loadtest.calls import Calls, NotConnected, connect
+from shortlist_client.loadtest.connection import Target
+from shortlist_client.loadtest.ids import IdsError
+from shortlist_client.loadtest.schedule import Segment, arrivals
+from shortlist_client.loadtest.streams import Stream
+from shortlist_client.loadtest.tally import NOT_SENT, OK, WRONG_ANSWER, Tally
+from shortlist_client.loadtest.verify import Checker, WrongAnswer, batch_error
+from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, draw_calls
+
+_STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
+_LOOK_SECONDS = 0.1  # how often the parent is listened to
+_PROGRESS_SECONDS = 1.0
+_WAKE_SECONDS = 0.01
+_ALWAYS_CHECKED = 20  # first answers of a connection
+_ASKED_AGAIN = 20
+_SLACK_SECONDS = 1.0
+
+
+@dataclass(frozen=True)
+class Setup:
+    """What stays the same for all runs of a generator.
+
+    Attributes:
+        target: the server.
+        workload: what is asked.
+        place: (i, n): the i-th of n processes.
+        connections: of this process.
+        timeout_seconds: the deadline of every call.
+        most_in_flight: calls of this process that may wait for their answers; what is due beyond them is not sent and
+            counts as failed.
+        check_share: of the answers that are looked into.
+        seed: of every random choice.
+    """
+
+    target: Target
+    workload: Workload
+    place: tuple[int, int]
+    connections: int
+    timeout_seconds: float
+    most_in_flight: int
+    check_share: float
+    seed: int
+
+
+@dataclass(frozen=True)
+class Run:
+    """One stretch of load.
+
+    Attributes:
+        segments: rates over time of all processes together, or none to wait for answers instead.
+        in_flight: calls of this process that wait for answers at any time; the next one goes out when one comes back.
+        poisson: arrivals are random; otherwise even.
+        warmup_seconds: calls before the measured time, at its first rate.
+        seconds: of measured time.
+        step_seconds: of an interval.
+        start: when the measured time begins, by ``time.perf_counter``, which all processes of a machine share.
+    """
+
+    segments: tuple[Segment, ...]
+    in_flight: int
+    poisson: bool
+    warmup_seconds: float
+    seconds: float
+    step_seconds: float
+    start: float
+
+
+@dataclass(frozen=True)
+class Counted:
+    """What a process counted, and what that took.
+
+    Attributes:
+        tally: its calls.
+        seconds: of measured time that passed: fewer than planned if it was stopped.
+        busy_seconds: how long calls were made, with the warm-up.
+        cpu_seconds: of this process meanwhile.
+        busy: the share of that time in which it computed or was ready to and had no core.
+        calls_made: meanwhile.
+        way: how calls were made.
+    """
+
+    tally: Tally
+    seconds: float
+    busy_seconds: float
+    cpu_seconds: float
+    busy: float
+    calls_made: int
+    way: str
+
+
+def generate(setup: Setup, parent: Connection) -> None:
+    """The process: connects, says ("ready", how) or ("failed", why), and carries out each Run that it is sent.
+
+    Meanwhile it says ("progress", answers so far, of them failed) every second and ("counted", Counted) in the end; any
+    message during a run ends that early, and None ends the process.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    connections: list[_Connection] = []
+    try:
+        rng = random.Random(f"{setup.seed}/{setup.place[0]}")  # noqa: S311  # a load is no secret
+        calls = itertools.cycle(draw_calls(setup.workload, rng))
+        connections = [_Connection(setup) for _ in range(setup.connections)]
+    except (IdsError, NotConnected) as error:
+        parent.send(("failed", str(error)))
+        return
+    checker = Checker(setup.workload.k)
+    gc.collect()
+    gc.freeze()  # the requests need not be looked through again and again
+    parent.send(("ready", connections[0].calls.name))
+    while (run := parent.recv()) is not None:
+        if isinstance(run, Run):
+            callers = [_Caller(setup, run, connection, calls, checker) for connection in connections]
+            parent.send(("counted", _carry_out(setup, run, callers, rng, parent)))
+    for connection in connections:
+        connection.close()
+
+
+class _Connection:
+    """The unary calls of a connection, and the stream beside them where the mix has one."""
+
+    def __init__(self, setup: Setup) -> None:
+        paths = [PATHS[kind] for kind in setup.workload.mix if kind is not Kind.STREAM]
+        self.calls: Calls = connect(setup.target, setup.timeout_seconds, paths)
+        self.stream = Stream(setup.target, setup.timeout_seconds) if Kind.STREAM in setup.workload.mix else None
+
+    def close(self) -> None:
+        self.calls.close()
+        if self.stream is not None:
+            self.stream.close()
+
+
+class _Caller:
+    """Makes the calls of one connection during a run and counts them."""
+
+    def __init__(
+        self, setup: Setup, run: Run, connection: _Connection, calls: Iterator[Call], checker: Checker
+    ) -> None:
+        self.tally = Tally(run.seconds, run.step_seconds)
+        self.open_calls = 0
+        self.made = 0
+        self.end = run.start + run.seconds  # until when closed-loop calls follow one another
+        self._zero = run.start
+        self.way = connection.calls.name
+        self._connection = connection
+        self.calls = calls
+        self._checker = checker
+        self._closed_loop = not run.segments
+        self._lock = threading.Lock()
+        self._random = random.Random(setup.seed).random  # noqa: S311
+        self._check_share = setup.check_share
+
+    def call(self, call: Call, due: float) -> None:
+        """Makes a call that is or was due."""
+        with self._lock:
+            self.open_calls += 1
+            self.made += 1
+
+        def done(status: str, message: bytes, details: str) -> None:
+            self._done(call, due, status, message, details)
+
+        if call.kind is Kind.STREAM:
+            assert self._connection.stream is not None
+            self._connection.stream.start(call.message, done)
+        else:
+            self._connection.calls.start(PATHS[call.kind], call.message, done)
+
+    def not_sent(self, call: Call, due: float) -> None:
+        """Counts a call that could not be made when it was due."""
+        with self._lock:
+            self.tally.record(call.kind, due - self._zero, due - self._zero, NOT_SENT)
+
+    def ask_again(self, timeout_seconds: float) -> None:
+        """Asks some of what was asked again, now that nobody else asks: the answers must be the same."""
+        for call in self._checker.remembered[:_ASKED_AGAIN]:
+            answered = threading.Event()
+
+            def done(
+                status: str, message: bytes, _: str, call: Call = call, answered: threading.Event = answered
+            ) -> None:
+                if status == OK and self._judged(call, message) == WRONG_ANSWER:
+                    self.tally.turned_out_wrong(call.kind)
+                answered.set()
+
+            self._connection.calls.start(PATHS[call.kind], call.message, done)
+            answered.wait(timeout_seconds + _SLACK_SECONDS)
+
+    def _done(self, call: Call, due: float, status: str, message: bytes, details: str) -> None:
+        ended = time.perf_counter()
+        looked_into = status == OK and (
+            self._check_share > 0 and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
+        )
+        if details:
+            self.tally.example(f"{status}: {details}")
+        elif status == OK and call.kind is Kind.BATCH and (error := batch_error(message)) is not None:
+            status = _STATUSES.get(error[0], "UNKNOWN")
+            self.tally.example(f"{status}: {error[1]}")
+        elif looked_into:
+            status = self._judged(call, message)
+        with self._lock:
+            self.open_calls -= 1
+            self.tally.record(call.kind, due - self._zero, ended - self._zero, status)
+        if self._closed_loop and ended < self.end:
+            self.call(next(self.calls), time.perf_counter())
+
+    def _judged(self, call: Call, message: bytes) -> str:
+        self.tally.checked += 1
+        try:
+            self._checker.check(call, message)
+        except WrongAnswer as error:
+            self.tally.example(f"{WRONG_ANSWER}: {error}")
+            return WRONG_ANSWER
+        return OK
+
+
+def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection) -> Counted:
+    listener = _Listener(parent, callers)
+    _sleep_until(run.start - run.warmup_seconds, listener)
+    began, cpu, wanted = time.perf_counter(), time.process_time(), _wanted_seconds()
+    if run.segments:
+        _open_loop(setup, run, callers, rng, listener)
+    else:
+        for slot in range(run.in_flight):
+            callers[slot % len(callers)].call(next(callers[0].calls), time.perf_counter())
+        _watch_closed_loop(run, callers[0].tally, listener)
+    ended = time.perf_counter()
+    cpu = time.process_time() - cpu
+    busy = _busy(cpu, (later - wanted.get(thread, 0.0) for thread, later in _wanted_seconds().items()), ended - began)
+    made = sum(caller.made for caller in callers)
+    for caller in callers:
+        caller.end = ended
+    patience = ended + setup.timeout_seconds + _SLACK_SECONDS
+    while any(caller.open_calls for caller in callers) and time.perf_counter() < patience:
+        time.sleep(0.005)
+    if setup.check_share:
+        callers[0].ask_again(setup.timeout_seconds)
+    tally = callers[0].tally
+    for caller in callers[1:]:
+        tally.merge(caller.tally)
+    seconds = min(max(ended - run.start, 0.0), run.seconds)
+    return Counted(tally, seconds, ended - began, cpu, busy, made, callers[0].way)
+
+
+def _open_loop(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, listener: "_Listener") -> None:
+    first_rate = run.segments[0].first_rate
+    segments = (
+        (Segment(run.warmup_seconds, first_rate, first_rate), *run.segments) if run.warmup_seconds else run.segments
+    )
+    times = arrivals(segments, run.start - run.warmup_seconds, setup.place, rng if run.poisson else None)
+    give_up = run.start + run.seconds + min(setup.timeout_seconds, _SLACK_SECONDS)
+    clock = time.perf_counter
+    for due, caller in zip(times, itertools.cycle(callers), strict=False):
+        _sleep_until(due, listener)
+        if listener.stopped:
+            return
+        now = clock()
+        call = next(caller.calls)
+        if now > give_up or sum(each.open_calls for each in callers) >= setup.most_in_flight:
+            caller.not_sent(call, due)
+            continue
+        caller.call(call, due)
+        caller.tally.record_lag(due - run.start, now - due)
+    _sleep_until(run.start + run.seconds, listener)
+
+
+def _watch_closed_loop(run: Run, tally: Tally, listener: "_Listener") -> None:
+    """Waits for the end of a run whose calls follow one another on the threads of their connections.
+
+    A thread that wants to wake up every few milliseconds tells how late the others wake up to an answer.
+    """
+    while not listener.stopped and (now := time.perf_counter()) < run.start + run.seconds:
+        due = now + _WAKE_SECONDS
+        _sleep_until(due, listener)
+        tally.record_lag(due - run.start, time.perf_counter() - due)
+
+
+class _Listener:
+    """Hears when the parent wants a run to end, and tells it how far it is."""
+
+    def __init__(self, parent: Connection, callers: Sequence[_Caller]) -> None:
+        self.stopped = False
+        self._parent = parent
+        self._callers = callers
+        self._look = self._tell = time.perf_counter()
+
+    def due(self, now: float) -> None:
+        """Looks, unless it did a moment ago."""
+        if now < self._look:
+            return
+        self._look = now + _LOOK_SECONDS
+        if self._parent.poll(0):
+            self._parent.recv()
+            self.stopped = True
+        if now >= self._tell:
+            self._tell = now + _PROGRESS_SECONDS
+            tallies = [caller.tally for caller in self._callers]
+            answers, failures = sum(tally.answers for tally in tallies), sum(tally.failures for tally in tallies)
+            self._parent.send(("progress", answers, failures))
+
+
+def _sleep_until(time_: float, listener: _Listener) -> None:
+    """Returns at a time of ``time.perf_counter``, at once if it has passed, or when the run is to end."""
+    while True:
+        now = time.perf_counter()
+        listener.due(now)
+        if listener.stopped or now >= time_:
+            return
+        time.sleep(min(time_ - now, _LOOK_SECONDS))
+
+
+def _wanted_seconds() -> dict[str, float]:
+    """How long each thread of this process has run or been ready to run without a core, where Linux counts it."""
+    wanted = {}
+    for statistics in Path(f"/proc/{os.getpid()}/task").glob("*/schedstat"):
+        try:
+            ran, waited = statistics.read_text().split()[:2]
+        except (OSError, ValueError):  # a thread that has just ended, or a system that does not count
+            continue
+        wanted[statistics.parent.name] = (int(ran) + int(waited)) / 1e9
+    return wanted
+
+
+def _busy(cpu_seconds: float, wanted: Iterable[float], seconds: float) -> float:
+    """The share of a time in which a process computed, or would have if it had had a core.
+
+    Threads wait at the same time as others run: their sum would say too much. They are taken to do so independently.
+    """
+    if seconds <= 0:
+        return 0.0
+    idle = math.prod(max(0.0, 1 - each / seconds) for each in wanted)
+    return max(cpu_seconds / seconds, 1 - idle)

@@ -1,0 +1,125 @@
+"""The highest rate that a server sustains: raised until it fails, then closed in on by halves."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+ACHIEVED = 0.95
+"""Of the offered rate, the share that must be answered."""
+MOST_ERRORS = 0.01
+"""Of the calls, the share that may fail."""
+_EXPLODED = 10.0  # times the lowest 99th percentile of any rate
+_CALM_SECONDS = 0.05  # below which a 99th percentile has not exploded, whatever the lowest was
+_PRECISION = 1.08  # between the highest rate that was sustained and the lowest that was not
+_FACTOR = 2.0
+_MOST_TRIALS = 40
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One rate that was tried.
+
+    Attributes:
+        asked: calls/s that were asked for.
+        offered: calls/s that were due: random arrivals make it a little more or less.
+        achieved: right answers/s.
+        p50: seconds.
+        p99: seconds.
+        error_share: of the calls that were due.
+        generator_limited: the generator was the bottleneck.
+        sustained: the server kept up; empty where it did.
+        why: what shows that it did not.
+    """
+
+    asked: float
+    offered: float
+    achieved: float
+    p50: float
+    p99: float
+    error_share: float
+    generator_limited: bool = False
+    sustained: bool = True
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Saturation:
+    """What the search came to.
+
+    Attributes:
+        rate: the highest rate that was sustained, in calls/s; 0 if none was.
+        trials: all rates that were tried, in the order of trying.
+        generator_limited: the generator was the bottleneck at every rate that was not sustained, so that the server
+            may sustain more.
+        most_p99: the 99th percentile in seconds from which on a rate was not sustained.
+        complete: the search was not stopped early.
+    """
+
+    rate: float
+    trials: tuple[Trial, ...]
+    generator_limited: bool
+    most_p99: float
+    complete: bool
+
+
+def judge(trial: Trial, most_p99: float) -> str:
+    """Why a rate was not sustained; empty if it was.
+
+    Args:
+        trial: what was measured.
+        most_p99: seconds.
+    """
+    if trial.error_share > MOST_ERRORS:
+        return f"{trial.error_share:.1%} of the calls failed"
+    if trial.achieved < ACHIEVED * min(trial.asked, trial.offered):
+        return f"only {trial.achieved / trial.offered:.0%} of the offered rate was answered"
+    if trial.p99 > most_p99:
+        return f"p99 rose to {trial.p99 * 1e3:,.0f} ms"
+    return ""
+
+
+def find_saturation(
+    measure: Callable[[float], Trial | None], first_rate: float, most_p99: float | None = None
+) -> Saturation:
+    """Doubles the rate until it is not sustained, and then halves the gap until it is below 8%.
+
+    A rate that was not sustained is tried once more, since anything else on the machine may have been the cause.
+
+    Args:
+        measure: loads the server with so many calls/s; None when it is to stop.
+        first_rate: calls/s, to begin with; if that is not sustained, a quarter of it and so on.
+        most_p99: seconds; None for ten times the lowest that was seen, and 50 ms at least.
+    """
+    trials: list[Trial] = []
+    low, high, rate = 0.0, 0.0, first_rate
+    limit, calmest = most_p99 or math.inf, math.inf
+    complete = True
+    while len(trials) < _MOST_TRIALS:
+        why = ""
+        for _ in range(2):
+            trial = measure(rate)
+            if trial is None:
+                complete = False
+                break
+            calmest = min(calmest, trial.p99) if trial.p99 > 0 else calmest  # NaN where nothing was answered
+            limit = most_p99 or max(_EXPLODED * calmest, _CALM_SECONDS)
+            why = judge(trial, limit)
+            trials.append(replace(trial, sustained=not why, why=why))
+            if not why:
+                break
+        if not complete:
+            break
+        low, high = (low, rate) if why else (rate, high)
+        if low and high:
+            if high / low < _PRECISION:
+                break
+            rate = (low * high) ** 0.5
+        elif high:
+            rate = high / (_FACTOR * _FACTOR)
+            if rate < 1:
+                break
+        else:
+            rate = low * _FACTOR
+    failed = [trial for trial in trials if not trial.sustained]
+    limited = bool(failed) and all(trial.generator_limited for trial in failed)
+    return Saturation(low, tuple(trials), limited, limit, complete)

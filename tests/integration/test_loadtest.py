@@ -1,0 +1,307 @@
+"""``shortlist loadtest`` against real servers: what it counts, what it notices, and what it exits with."""
+
+import itertools
+import json
+import multiprocessing
+import re
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent import futures
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pytest
+
+from shortlist.v1 import recommender_pb2
+from shortlist_client.loadtest.calls import CoreCalls, PlainCalls
+from shortlist_client.loadtest.connection import Target, open_channel
+from shortlist_client.loadtest.generator import Run, Setup, generate
+from shortlist_client.loadtest.schedule import constant
+from shortlist_client.loadtest.workload import Kind, Workload
+from shortlist_client.main import main
+from shortlist_server.item_index import ItemIndex
+from tests.running import SHORTLIST, serving
+
+SERVICE = "shortlist.v1.RecommenderService"
+RECOMMEND = f"/{SERVICE}/Recommend"
+
+
+@pytest.fixture(scope="module")
+def server(small_models: Path) -> Iterator[str]:
+    """The address of a server of ``small_models``: what is asked is the same for either lane."""
+    with serving(small_models) as app:
+        yield app.address
+
+
+@contextmanager
+def answering(answer: Callable[[bytes], bytes], threads: int = 16) -> Iterator[str]:
+    """A bare server of Recommend that answers as told."""
+    handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
+        lambda request, _: answer(request)
+    )
+    server = grpc.server(futures.ThreadPoolExecutor(threads))
+    server.add_registered_method_handlers(SERVICE, {"Recommend": handler})
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    try:
+        yield f"127.0.0.1:{port}"
+    finally:
+        server.stop(None).wait()
+
+
+@pytest.fixture
+def load(small_models: Path, tmp_path: Path) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """Runs the command; gives its exit status and figures."""
+
+    def run(address: str, *options: str) -> tuple[int, dict[str, Any]]:
+        file = tmp_path / "figures.json"
+        fixed = ("--models-dir", str(small_models), "--json", str(file), "--warmup", "0.2")
+        status = main(["loadtest", "--server", address, *fixed, *options])
+        return status, json.loads(file.read_text())
+
+    return run
+
+
+Load = Callable[..., tuple[int, dict[str, Any]]]
+
+
+def test_a_closed_loop_of_every_kind_of_call_adds_up(
+    load: Load, server: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = tmp_path / "report.html"
+    status, figures = load(
+        *(server, "--mix", "unary=4,batch=1,similar=2,stream=2", "--batch-size", "5", "--concurrency", "6"),
+        *("--duration", "1", "--processes", "2", "--html", str(page), "--check", "1"),
+        *("--slo", "errors<0.1%,rate>20,batch.p99<5s"),
+    )
+    assert status == 0
+    assert figures["loop"] == "closed"
+    assert set(figures["kinds"]) == {"unary", "batch", "similar", "stream"}
+    assert figures["errors"] == {}
+    requests = figures["requests"]
+    assert requests == figures["ok"] == sum(kind["requests"] for kind in figures["kinds"].values())
+    assert requests == sum(interval["due"] for interval in figures["intervals"])
+    assert requests == figures["latency_ms"]["count"] == sum(bucket["count"] for bucket in figures["histogram"])
+    answered = sum(interval["answered"] for interval in figures["intervals"])
+    assert figures["rate"] == pytest.approx(answered / figures["seconds"])
+    assert figures["answers_checked"] >= requests
+    assert figures["generator"]["processes"] == 2
+    assert figures["generator"]["way"] == "gRPC core"
+    assert 0 < figures["generator"]["cpu_micros_per_call"] < 1e5
+    assert all(one["met"] for one in figures["objectives"])
+    assert "met     errors<0.1%" in capsys.readouterr().out
+    html = page.read_text()
+    assert html.count("<svg") == 3
+    assert not re.search(r"https?://|<script|<link|@import|url\(", html)
+
+
+def test_an_open_loop_offers_what_it_was_told_and_a_missed_objective_ends_with_1(load: Load, server: str) -> None:
+    status, figures = load(server, "--profile", "steps:40,160/1s", "--arrivals", "even", "--slo", "p99<1us,errors<1%")
+    assert status == 1
+    assert figures["requests"] == pytest.approx(200, abs=2)
+    assert figures["generator"]["send_lag_ms"]["count"] == figures["requests"]
+    assert [round(step["offered_rate"]) for step in figures["steps"]] == [40, 160]
+    assert [one["met"] for one in figures["objectives"]] == [False, True]
+
+
+def test_who_was_due_while_the_server_stood_still_is_counted(
+    load: Load, server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = ItemIndex.search
+    latencies = {}
+    for name, option in (("open", ("--rate", "200")), ("closed", ("--concurrency", "1"))):
+        turns = itertools.count()
+
+        def standing_still(*arguments: Any, turns: Iterator[int] = turns, **named: Any) -> Any:
+            if next(turns) == 80:
+                time.sleep(0.5)
+            return search(*arguments, **named)
+
+        monkeypatch.setattr(ItemIndex, "search", standing_still)
+        _, figures = load(server, *option, "--duration", "1.2")
+        latencies[name] = figures["latency_ms"]
+    assert latencies["open"]["max"] >= 490
+    # 100 of 240 calls were due meanwhile and waited 250 ms on average; of a closed loop only one was under way.
+    assert latencies["open"]["p90"] > 200
+    assert latencies["closed"]["p90"] < 100
+
+
+def test_what_a_late_generator_sends_late_counts_from_when_it_was_due(server: str) -> None:
+    workload = Workload({Kind.UNARY: 1.0}, ("u1", "u2"))
+    setup = Setup(Target(server), workload, (0, 1), 1, 5.0, 1_000, check_share=0.0, seed=0)
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=generate, args=(setup, theirs), daemon=True)
+    process.start()
+    assert ours.recv() == ("ready", "gRPC core")
+    start = time.perf_counter() - 0.5  # as if it had stood still since
+    ours.send(
+        Run(constant(100.0, 0.6), 0, poisson=False, warmup_seconds=0.0, seconds=0.6, step_seconds=0.6, start=start)
+    )
+    while (said := ours.recv())[0] != "counted":
+        pass
+    ours.send(None)
+    process.join(10)
+    tally = said[1].tally
+    assert tally.requests == 60
+    assert tally.lags.maximum == pytest.approx(0.5, abs=0.1)
+    assert tally.latencies().percentile(100) > 0.45
+    assert tally.latencies().percentile(50) > 0.15
+
+
+def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
+    items = [recommender_pb2.ScoredItem(item_id="same", score=1.0)] * 10
+    wrong = recommender_pb2.RecommendResponse(items=items).SerializeToString()
+    with answering(lambda _: wrong) as address:
+        status, figures = load(address, "--duration", "0.5", "--concurrency", "2", "--check", "1", "--slo", "errors<1%")
+    assert status == 1
+    assert figures["errors"] == {"WRONG_ANSWER": figures["requests"]}
+    assert "an item comes twice" in capsys.readouterr().out
+
+
+def test_answers_that_change_from_call_to_call_are_noticed(load: Load) -> None:
+    turn = itertools.count()
+
+    def changing(_: bytes) -> bytes:
+        first = next(turn) % 7 * 10
+        items = [recommender_pb2.ScoredItem(item_id=str(first + place), score=-first - place) for place in range(10)]
+        return recommender_pb2.RecommendResponse(items=items, model_version=1).SerializeToString()
+
+    with answering(changing) as address:
+        _, figures = load(address, "--duration", "0.5", "--concurrency", "2", "--check", "1")
+    assert figures["errors"]["WRONG_ANSWER"] > figures["requests"] / 2
+    assert "with other items than before" in figures["error_examples"][0]
+    assert figures["requests"] == figures["ok"] + figures["errors"]["WRONG_ANSWER"]
+
+
+def test_unknown_users_and_late_answers_are_counted_by_status(load: Load, server: str, tmp_path: Path) -> None:
+    users = tmp_path / "users"
+    users.write_text("u1\nnobody\n")
+    options = ("--users", str(users), "--zipf", "0", "--duration", "0.5", "--concurrency", "2")
+    status, figures = load(server, *options, "--mix", "unary=1,stream=1,batch=1", "--batch-size", "2")
+    assert status == 0
+    assert set(figures["errors"]) == {"NOT_FOUND"}
+    assert all(kind["errors"]["NOT_FOUND"] > 0 for kind in figures["kinds"].values())
+    assert all(kind["ok"] > 0 for kind in figures["kinds"].values())
+    assert "NOT_FOUND: the model knows no user 'nobody'" in figures["error_examples"]
+
+    def slow(_: bytes) -> bytes:
+        time.sleep(0.3)
+        return b""
+
+    with answering(slow) as address:
+        status, figures = load(address, *options, "--timeout", "0.1")
+    assert status == 1  # nothing was answered
+    assert set(figures["errors"]) == {"DEADLINE_EXCEEDED"}
+    assert figures["latency_ms"]["p50"] >= 95
+
+
+def test_calls_beyond_the_limit_of_what_may_wait_are_failures(load: Load) -> None:
+    def slow(_: bytes) -> bytes:
+        time.sleep(0.4)
+        return b""
+
+    with answering(slow) as address:
+        options = ("--rate", "100", "--duration", "0.5", "--max-in-flight", "5", "--check", "0")
+        _, figures = load(address, *options)
+    assert figures["errors"]["NOT_SENT"] > 10
+    assert figures["ok"] > 0
+
+
+def test_saturation_is_found_by_itself(load: Load, tmp_path: Path) -> None:
+    """One thread that takes 10 ms an answer gives 100 answers a second at most."""
+
+    def slow(_: bytes) -> bytes:
+        time.sleep(0.01)
+        return b""
+
+    page = tmp_path / "report.html"
+    with answering(slow, threads=1) as address:
+        options = ("--find-saturation", "--first-rate", "70", "--duration", "0.4", "--arrivals", "even", "--check", "0")
+        status, figures = load(address, *options, "--timeout", "0.3", "--html", str(page))
+    assert status == 0
+    assert 50 < figures["saturation"]["rate"] < 105
+    assert {trial["sustained"] for trial in figures["saturation"]["trials"]} == {True, False}
+    assert page.read_text().count("<svg") == 5
+
+
+def test_the_core_and_the_public_interface_give_the_same(server: str) -> None:
+    target = Target(server, metadata=(("x-request-id", "mine"),))
+    request = recommender_pb2.RecommendRequest(user_id="u1", k=3).SerializeToString()
+    unknown = recommender_pb2.RecommendRequest(user_id="nobody").SerializeToString()
+    seen = []
+    for way in (CoreCalls, PlainCalls):
+        calls = way(open_channel(target), target, 5.0, [RECOMMEND])
+        answers = []
+        for message in (request, unknown):
+            done: futures.Future[tuple[str, bytes, str]] = futures.Future()
+            calls.start(RECOMMEND, message, lambda *what, done=done: done.set_result(what))
+            status, answer, details = done.result(10)
+            items = recommender_pb2.RecommendResponse.FromString(answer).items
+            answers.append((status, [item.item_id for item in items], details))
+        calls.close()
+        seen.append(answers)
+    assert seen[0] == seen[1]
+    assert [(status, len(items)) for status, items, _ in seen[0]] == [("OK", 3), ("NOT_FOUND", 0)]
+
+
+def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path) -> None:
+    under_way = threading.Event()
+    turns = itertools.count()
+
+    def answer(_: bytes) -> bytes:
+        if next(turns) == 30:
+            under_way.set()
+        return b""
+
+    # A shell that runs tests in the background has them ignore Ctrl-C, and processes inherit that.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with answering(answer) as address:
+            options = ("--server", address, "--models-dir", str(small_models), "--rate", "100", "--duration", "60")
+            with subprocess.Popen(
+                [*SHORTLIST, "loadtest", *options, "--warmup", "0"], stdout=subprocess.PIPE, text=True
+            ) as process:
+                assert under_way.wait(30)
+                process.send_signal(signal.SIGINT)
+                output, _ = process.communicate(timeout=20)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert process.returncode == 130
+    assert output.startswith("stopped early; what was measured so far:")
+    assert re.search(r"\n[1-9]\d* calls in \d\.\d s", output)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--models-dir", "nowhere"], "there is no model in nowhere to draw users from"),
+        (["--users", "nowhere"], "nowhere: "),
+        (["--users-from-model", "nowhere"], r"nowhere/user_ids\.safetensors: "),
+    ],
+)
+def test_what_cannot_be_begun_says_why(options: list[str], why: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["loadtest", *options]) == 1
+    assert re.match(f"shortlist: {why}", capsys.readouterr().err)
+
+
+def test_no_server_is_said(small_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    status = main(["loadtest", "--server", "127.0.0.1:1", "--models-dir", str(small_models), "--timeout", "0.2"])
+    assert status == 1
+    assert capsys.readouterr().err == "shortlist: no server could be reached at 127.0.0.1:1\n"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [["--slo", "p99<20"], ["--mix", "x=1"], ["--profile", "x"], ["--rate", "0"], ["--rate", "5", "--profile", "x"]],
+)
+def test_wrong_usage_ends_with_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["loadtest", *options])
+    assert ended.value.code == 2
+    assert options[0] in capsys.readouterr().err
