@@ -161,15 +161,15 @@ class Recommender:
         neighbours = [*found]
         self._rerank(plans, neighbours)
         answers: list[Recommendation | None] = []
-        for place, ((rows, scores), query) in enumerate(zip(neighbours, plans.queries, strict=True)):
-            source, unknown = plans.sources[place], plans.unknown_history_items[place]
+        columns = (neighbours, plans.queries, plans.ks, plans.special, plans.sources, plans.unknown_history_items)
+        for (rows, scores), query, k, special, source, unknown in zip(*columns, strict=True):
             answer: Recommendation | None
-            if plans.special[place]:
-                answer = self._page(query, source, rows, scores, everything=len(rows) < plans.ks[place])
+            if special:
+                answer = self._page(query, source, rows, scores, everything=len(rows) < k)
             else:
-                shortfall = None if len(rows) == query.k else Shortfall.CATALOGUE_EXHAUSTED
+                shortfall = None if len(rows) == k else Shortfall.CATALOGUE_EXHAUSTED
                 answer = Recommendation(rows, scores, source, shortfall=shortfall)
-            if answer is not None:
+            if answer is not None and unknown:
                 answer.unknown_history_items = unknown
             answers.append(answer)
         return answers
