@@ -35,7 +35,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--lane",
         default="auto",
         metavar="L",
-        help="fast: unary queries in batches; plain: one by one on threads; auto: fast where this grpcio can",
+        help="fast: queries in batches; plain: call by call on threads; auto: fast where this grpcio can",
     )
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
