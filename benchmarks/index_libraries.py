@@ -31,7 +31,7 @@ from benchmarks.index_peers import LIBRARIES, Build, Float32Array, Library, Sear
 from benchmarks.index_peers import K as AT
 from benchmarks.made_up import embeddings
 from shortlist_server.faiss_index import read_faiss_index
-from shortlist_server.item_index import ItemIndex, Search
+from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
 from shortlist_trainer.data.source import load_dataset
 from shortlist_trainer.errors import DataError
 from shortlist_trainer.export.folder import index_info, write_index
@@ -163,7 +163,7 @@ def ours(users: Float32Array, items: Float32Array, truth: GroundTruth, folder: P
     served = ItemIndex(index, items)
 
     def serve(query: Float32Array) -> Int64Array:
-        return served.search([Search(query[0], AT)])[0].rows
+        return served.search(Searches(query, [AT], [NO_ROWS], [None], [1.0])).rows
 
     def alone(query: Float32Array) -> Int64Array:
         _, rows = index.search(query, AT)

@@ -70,7 +70,7 @@ class ServerConfig:
         drain_seconds: how long health has been NOT_SERVING before new calls are refused.
         grace_seconds: how long calls under way may take to finish at shutdown.
         share_port: other processes may listen on the port too; calls are dealt out among them.
-        lane: how unary queries are answered: "fast", in batches (service/fast_lane.py); "plain", one by one on a pool
+        lane: how queries are answered: "fast", in batches (service/fast_lane.py); "plain", call by call on a pool
             of threads; "auto", fast where this grpcio can.
         look_seconds: how often the models folder is looked at for new versions and labels.
         keep: how many older versions stay loaded beside the newest.

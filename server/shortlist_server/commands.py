@@ -40,7 +40,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         "--lane",
         default="auto",
         metavar="L",
-        help="fast: unary queries in batches; plain: one by one on threads; auto: fast where this grpcio can",
+        help="fast: queries in batches; plain: call by call on threads; auto: fast where this grpcio can",
     )
     serve.add_argument(
         "--look-seconds", type=float, default=0.5, help="how often the models folder is looked at for new versions"

@@ -1,6 +1,8 @@
 """The best rows of a table by inner product, exactly: every row is scored, in blocks that stay in a core's cache."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
 from typing import NamedTuple
 
 import faiss
@@ -34,6 +36,32 @@ class Neighbours(NamedTuple):
     scores: Float32Array
 
 
+@dataclass(slots=True, eq=False)
+class Found:
+    """What several searches found, one after the other.
+
+    Attributes:
+        rows: (m,) int64 item rows.
+        scores: (m,) float32 inner products.
+        lengths: (b,) how many of them are each search's.
+    """
+
+    rows: Int64Array
+    scores: Float32Array
+    lengths: Int64Array
+
+    @classmethod
+    def of(cls, each: Sequence[Neighbours]) -> "Found":
+        """The same of what each found by itself, at least one."""
+        rows, scores = zip(*each, strict=True)
+        return cls(np.concatenate(rows), np.concatenate(scores), np.array([len(one) for one in rows]))
+
+    def __iter__(self) -> Iterator[Neighbours]:
+        rows, scores = self.rows, self.scores
+        for begin, end in pairwise([0, *np.cumsum(self.lengths).tolist()]):
+            yield Neighbours(rows[begin:end], scores[begin:end])
+
+
 def best_rows(
     table: Float32Array,
     scale: Float32Array | None,
@@ -41,7 +69,7 @@ def best_rows(
     ks: Sequence[int],
     excluded: Sequence[RowArray],
     forbidden: npt.NDArray[np.bool_] | None = None,
-) -> list[Neighbours]:
+) -> Found:
     """For each query the rows with the highest ``scale * (table @ query)`` that may be returned, best first.
 
     Of equal scores the lower row comes first, so that a ranking does not depend on how much of it is asked for.
@@ -57,34 +85,47 @@ def best_rows(
     Returns:
         (b,) each with k rows, or as many as there are.
     """
-    count = len(table)
-    ranked = [Neighbours(np.empty(0, np.int64), np.empty(0, np.float32))] * len(queries)
-    at_once = max(1, _SCORES_AT_ONCE // max(count, 1))
+    at_once = max(1, _SCORES_AT_ONCE // max(len(table), 1))
+    if len(queries) <= at_once:
+        return _best_of_block(table, scale, queries, ks, excluded, forbidden)
+    ranked: dict[int, Neighbours] = {}
     by_k = sorted(range(len(queries)), key=ks.__getitem__)  # a deep ranking shall not make shallow ones deep
     for start in range(0, len(by_k), at_once):
         block = by_k[start : start + at_once]
-        scores = _products(queries[block], table)
-        if scale is not None:
-            scores *= scale
-        if forbidden is not None:
-            scores[:, forbidden] = -np.inf
-        if len(block) == 1:
-            scores[0, excluded[block[0]]] = -np.inf
-        else:  # all at once, which takes a third of the time of one by one
-            left_out = [excluded[place] for place in block]
-            begins = np.repeat(np.arange(len(block)) * count, [len(rows) for rows in left_out])
-            scores.reshape(-1)[begins + np.concatenate(left_out)] = -np.inf
-        # One more than wanted, which tells whether the last one wanted has its equal.
-        best, rows = _highest(scores, min(ks[block[-1]] + 1, count))
-        there = best > _LOWEST
-        tied = ((best[:, 1:] == best[:, :-1]) & there[:, 1:]).any(axis=1)
-        for row in tied.nonzero()[0].tolist():
-            rows[row] = np.argsort(-scores[row], kind="stable")[: rows.shape[1]]
-        lengths = np.count_nonzero(there, axis=1).tolist()
-        for row, place in enumerate(block):
-            length = min(ks[place], lengths[row])
-            ranked[place] = Neighbours(rows[row, :length], best[row, :length])
-    return ranked
+        its_ks, its_excluded = [ks[place] for place in block], [excluded[place] for place in block]
+        ranked.update(
+            zip(block, _best_of_block(table, scale, queries[block], its_ks, its_excluded, forbidden), strict=True)
+        )
+    return Found.of([ranked[place] for place in range(len(queries))])
+
+
+def _best_of_block(
+    table: Float32Array,
+    scale: Float32Array | None,
+    queries: Float32Array,
+    ks: Sequence[int],
+    excluded: Sequence[RowArray],
+    forbidden: npt.NDArray[np.bool_] | None,
+) -> Found:
+    count = len(table)
+    scores = _products(queries, table)
+    if scale is not None:
+        scores *= scale
+    if forbidden is not None:
+        scores[:, forbidden] = -np.inf
+    if len(queries) == 1:
+        scores[0, excluded[0]] = -np.inf
+    else:  # all at once, which takes a third of the time of one by one
+        begins = np.repeat(np.arange(len(queries)) * count, [len(rows) for rows in excluded])
+        scores.reshape(-1)[begins + np.concatenate(excluded)] = -np.inf
+    # One more than wanted, which tells whether the last one wanted has its equal.
+    best, rows = _highest(scores, min(max(ks) + 1, count))
+    there = best > _LOWEST
+    tied = ((best[:, 1:] == best[:, :-1]) & there[:, 1:]).any(axis=1)
+    for row in tied.nonzero()[0].tolist():
+        rows[row] = np.argsort(-scores[row], kind="stable")[: rows.shape[1]]
+    there &= np.arange(there.shape[1]) < np.array(ks)[:, None]
+    return Found(rows[there], best[there], np.count_nonzero(there, axis=1))
 
 
 def _products(queries: Float32Array, table: Float32Array) -> Float32Array:

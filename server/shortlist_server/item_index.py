@@ -2,13 +2,12 @@
 
 import math
 from collections import defaultdict
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.exact import Neighbours, best_rows
+from shortlist_server.exact import Found, Neighbours, best_rows
 from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_attributes import AllowedItems
 
@@ -28,22 +27,25 @@ meets so few of them would bring too few, or not the best."""
 
 
 @dataclass(slots=True, eq=False)
-class Search:
-    """What to look for.
+class Searches:
+    """What to look for, many times over: the i-th of each column belongs to the i-th search.
 
     Attributes:
-        vector: (d,) float32.
-        k: how many items, at least 1.
+        vectors: (b, d) float32.
+        ks: how many items, at least 1.
         excluded: item rows to leave out, ascending and distinct.
         allowed: the only items that may come back; None for all.
-        effort: of an approximate index, as a multiple of the published one.
+        efforts: of an approximate index, as a multiple of the published one.
     """
 
-    vector: Float32Array
-    k: int
-    excluded: RowArray = field(default_factory=lambda: NO_ROWS)
-    allowed: AllowedItems | None = None
-    effort: float = 1.0
+    vectors: Float32Array
+    ks: list[int]
+    excluded: list[RowArray]
+    allowed: list[AllowedItems | None]
+    efforts: list[float]
+
+    def __len__(self) -> int:
+        return len(self.ks)
 
 
 def rounded_up(items: int) -> int:
@@ -81,56 +83,59 @@ class ItemIndex:
         gathered = self._vectors[rows]
         return gathered if self._scale is None else gathered * self._scale[rows, None]
 
-    def search(self, searches: Sequence[Search]) -> list[Neighbours]:
+    def search(self, searches: Searches) -> Found:
         """The best allowed items of each search: exactly k wherever so many are allowed and not excluded.
 
         An approximate index is asked for as many more as are excluded. Where it would take longer than scoring every
         item, the filter is restrictive, or the index brings too few, all allowed items are scored instead.
         """
+        if self._index.exact and not any(searches.allowed):
+            return best_rows(self._vectors, self._scale, searches.vectors, searches.ks, searches.excluded)
         found: list[Neighbours | None] = [None] * len(searches)
         together = defaultdict(list)
-        for place, search in enumerate(searches):
-            wanted = rounded_up(search.k + len(search.excluded))
-            if not self._index.exact and self._suits_index(search, wanted):
-                together[wanted, search.effort, search.allowed].append(place)
+        for place, (k, excluded, allowed, effort) in enumerate(
+            zip(searches.ks, searches.excluded, searches.allowed, searches.efforts, strict=True)
+        ):
+            asked_for = k + len(excluded)
+            if not self._index.exact and self._suits_index(asked_for, allowed, effort):
+                together[rounded_up(asked_for), effort, allowed].append(place)
         for (wanted, effort, allowed), places in together.items():
-            queries = np.array([searches[place].vector for place in places])
-            scores, rows = self._index.search(queries, min(wanted, len(self)), effort, allowed)
+            scores, rows = self._index.search(searches.vectors[places], min(wanted, len(self)), effort, allowed)
             for place, its_scores, its_rows in zip(places, scores, rows, strict=True):
-                search = searches[place]
+                excluded = searches.excluded[place]
                 kept = its_rows >= 0
-                if len(search.excluded):  # np.isin takes ten times as long for so few
-                    nearest = np.searchsorted(search.excluded, its_rows).clip(max=len(search.excluded) - 1)
-                    kept &= search.excluded[nearest] != its_rows
-                if np.count_nonzero(kept) >= search.k:
-                    found[place] = self._best(search, its_rows[kept], its_scores[kept])
+                if len(excluded):  # np.isin takes ten times as long for so few
+                    nearest = np.searchsorted(excluded, its_rows).clip(max=len(excluded) - 1)
+                    kept &= excluded[nearest] != its_rows
+                if np.count_nonzero(kept) >= searches.ks[place]:
+                    found[place] = self._best(searches, place, its_rows[kept], its_scores[kept])
         self._scan(searches, found)
-        return [neighbours for neighbours in found if neighbours is not None]
+        return Found.of([neighbours for neighbours in found if neighbours is not None])
 
-    def _best(self, search: Search, rows: Int64Array, scores: Float32Array) -> Neighbours:
+    def _best(self, searches: Searches, place: int, rows: Int64Array, scores: Float32Array) -> Neighbours:
         """The first k of what the index found, which is in order where its scores are those of the vectors."""
         if self._index.rounded_scores:
-            scores = self.vectors(rows) @ search.vector
+            scores = self.vectors(rows) @ searches.vectors[place]
             order = np.argsort(-scores, kind="stable")
             rows, scores = rows[order], scores[order]
-        return Neighbours(rows[: search.k], scores[: search.k])
+        return Neighbours(rows[: searches.ks[place]], scores[: searches.ks[place]])
 
-    def _suits_index(self, search: Search, wanted: int) -> bool:
-        share = 1.0 if search.allowed is None else search.allowed.share
-        if share < _RESTRICTIVE or search.k + len(search.excluded) > len(self) // _SCAN_SHARE:
+    def _suits_index(self, asked_for: int, allowed: AllowedItems | None, effort: float) -> bool:
+        share = 1.0 if allowed is None else allowed.share
+        if share < _RESTRICTIVE or asked_for > len(self) // _SCAN_SHARE:
             return False
-        return search.effort * self._index.growth(wanted, share) <= self._scan_cost
+        return effort * self._index.growth(rounded_up(asked_for), share) <= self._scan_cost
 
-    def _scan(self, searches: Sequence[Search], found: list[Neighbours | None]) -> None:
+    def _scan(self, searches: Searches, found: list[Neighbours | None]) -> None:
         """Scores every allowed item for the searches that have found nothing yet."""
         together = defaultdict(list)
-        for place, search in enumerate(searches):
+        for place, allowed in enumerate(searches.allowed):
             if found[place] is None:
-                together[search.allowed].append(place)
+                together[allowed].append(place)
         for allowed, places in together.items():
-            queries = np.array([searches[place].vector for place in places])
-            ks = [searches[place].k for place in places]
-            excluded = [searches[place].excluded for place in places]
+            queries = searches.vectors[places]
+            ks = [searches.ks[place] for place in places]
+            excluded = [searches.excluded[place] for place in places]
             if allowed is None or allowed.share >= _RESTRICTIVE:
                 forbidden = None if allowed is None else ~allowed.mask
                 ranked = best_rows(self._vectors, self._scale, queries, ks, excluded, forbidden)
@@ -138,6 +143,6 @@ class ItemIndex:
                 table = self._vectors[allowed.rows]
                 scale = None if self._scale is None else self._scale[allowed.rows]
                 ranked = best_rows(table, scale, queries, ks, [allowed.places(rows) for rows in excluded])
-                ranked = [Neighbours(allowed.rows[rows], scores) for rows, scores in ranked]
+                ranked.rows = allowed.rows[ranked.rows]
             for place, neighbours in zip(places, ranked, strict=True):
                 found[place] = neighbours

@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
@@ -21,7 +21,8 @@ from shortlist_server.exact import Neighbours
 from shortlist_server.fold_in import FoldIn
 from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import AllowedItems, ItemAttributes
-from shortlist_server.item_index import NO_ROWS, ItemIndex, Search
+from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
+from shortlist_server.plans import DEEPER, Plans, candidates
 from shortlist_server.queries import (
     Cluster,
     ClusterKind,
@@ -42,31 +43,6 @@ from shortlist_server.user_embeddings import UserEmbeddings
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 RowArray = npt.NDArray[np.integer]
-
-RERANK_CANDIDATES = 500
-"""How many of the best by inner product the network puts in order."""
-
-_DEEPER = 4
-"""Where a limit on diversity leaves too few of the candidates, so many times as many are looked at."""
-
-
-@dataclass(slots=True, eq=False)
-class _Plan(Search):
-    """A search on behalf of a query.
-
-    Attributes:
-        query: what is asked.
-        source: what the vector was made of.
-        user: the user's row, ``UNKNOWN`` for a history.
-        bias: added to every score.
-        unknown_history_items: ids of the history that the model does not know.
-    """
-
-    query: RecommendQuery = field(kw_only=True)
-    source: Source = field(kw_only=True)
-    user: int = UNKNOWN
-    bias: float = 0.0
-    unknown_history_items: int = 0
 
 
 @dataclass(frozen=True)
@@ -110,38 +86,39 @@ class Recommender:
         that does not fit the items' attributes), NoClusters and NoRanker.
         """
         answers: list[Recommendation | QueryError | None] = [None] * len(queries)
-        plans: dict[int, _Plan] = {}
         users = self.user_ids.rows([query.user if isinstance(query.user, str) else "" for query in queries])
         some_row = users.clip(0)  # what is looked up for unknown users is not used
         vectors = self.users.gather(some_row)  # one trip to the GPU for all
-        known = zip(users.tolist(), vectors, self.seen.of_each(some_row), strict=True)
-        for place, (query, (user, vector, seen)) in enumerate(zip(queries, known, strict=True)):
+        plans = Plans.for_users(queries, users, vectors, self.users.biases(some_row), self.seen.of_each(some_row))
+        for place, (query, user) in enumerate(zip(queries, users.tolist(), strict=True)):
             try:
-                plan = self._plan(query, user, vector, seen)
-                if isinstance(plan, _Plan):
-                    plans[place] = plan
-                else:
-                    answers[place] = plan
+                if plans.special[place] or user == UNKNOWN:
+                    answers[place] = self._plan(plans, place)
+                elif not query.exclude_seen:
+                    plans.excluded[place] = NO_ROWS
             except QueryError as error:
                 answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
+        left = [place for place, answer in enumerate(answers) if answer is None]
         depth = 1
-        while plans:
-            for place, answer in self._attempt(plans, depth):
+        while left:
+            for place, answer in zip(left, self._attempt(plans.take(left), depth), strict=True):
                 answers[place] = answer
-                del plans[place]
-            depth *= _DEEPER
+            left = [place for place in left if answers[place] is None]
+            depth *= DEEPER
         return [answer for answer in answers if answer is not None]
 
-    def _plan(self, query: RecommendQuery, user: int, vector: Float32Array, seen: RowArray) -> _Plan | Recommendation:
-        """What to search for, or what is answered without a search."""
+    def _plan(self, plans: Plans, place: int) -> Recommendation | None:
+        """Sets what to search for where that is not a known user's best; the answer where it takes no search."""
+        query, user, seen = plans.queries[place], int(plans.users[place]), plans.excluded[place]
         allowed = None if query.filter is None else self.attributes.allowed(query.filter)
         if query.diversity is not None:
             self.attributes.check_name("diversity.attribute", query.diversity.attribute)
         if query.rerank and self.ranker is None:
             raise NoRanker
         excluded: RowArray = self._known_rows(query.exclude_item_ids) if query.exclude_item_ids else NO_ROWS
+        plans.ks[place], plans.allowed[place], plans.efforts[place] = candidates(query), allowed, query.effort
         if isinstance(query.user, History):
-            return self._plan_history(query, query.user, excluded, allowed)
+            return self._plan_history(plans, place, query.user, excluded)
         # The vector of a user without interactions was never learned.
         if query.fallback is not Fallback.NONE and (user == UNKNOWN or len(seen) == 0):
             return self._fall_back(query, excluded, allowed)
@@ -149,13 +126,11 @@ class Recommender:
             raise UserNotFound(query.user)
         if query.exclude_seen:
             excluded = np.union1d(seen, excluded) if len(excluded) else seen
-        source, bias = Source.PERSONALIZED, self.users.bias(user)
-        k = _candidates(query)
-        return _Plan(vector, k, excluded, allowed, query.effort, user, bias, query=query, source=source)
+        plans.excluded[place] = excluded
+        return None
 
-    def _plan_history(
-        self, query: RecommendQuery, history: History, excluded: RowArray, allowed: AllowedItems | None
-    ) -> _Plan | Recommendation:
+    def _plan_history(self, plans: Plans, place: int, history: History, excluded: RowArray) -> Recommendation | None:
+        query = plans.queries[place]
         rows = self.item_ids.rows(history.item_ids)
         unknown = int(np.count_nonzero(rows == UNKNOWN))
         # Of an item that comes twice the last one counts.
@@ -163,40 +138,48 @@ class Recommender:
         if not last_place:
             if query.fallback is Fallback.NONE:
                 raise ItemNotFound(history.item_ids[0])
-            return self._fall_back(query, excluded, allowed, unknown)
+            return self._fall_back(query, excluded, plans.allowed[place], unknown)
         known = np.fromiter(last_place, dtype=np.int64, count=len(last_place))
         weights = None
         if history.weights is not None:
             weights = np.array([history.weights[place] for place in last_place.values()], dtype=np.float32)
-        vector, bias = self.fold_in.vector(known, weights)
         if query.exclude_seen:
             excluded = np.union1d(known, excluded) if len(excluded) else np.sort(known)
-        source, k = Source.FOLDED_IN, _candidates(query)
-        return _Plan(vector, k, excluded, allowed, query.effort, UNKNOWN, bias, unknown, query=query, source=source)
+        plans.vectors[place], plans.biases[place] = self.fold_in.vector(known, weights)
+        plans.excluded[place], plans.unknown_history_items[place] = excluded, unknown
+        plans.sources[place] = Source.FOLDED_IN
+        return None
 
-    def _attempt(self, plans: Mapping[int, _Plan], depth: int) -> list[tuple[int, Recommendation]]:
-        """The answers to those plans for which ``depth`` times as many candidates as need be are enough."""
-        for plan in plans.values() if depth > 1 else ():
-            plan.k = _candidates(plan.query) * depth
-        found = self.items.search([*plans.values()])
-        for turn, plan in enumerate(plans.values()):
-            if offset := plan.bias + self.score_constant:
-                found[turn] = Neighbours(found[turn].rows, found[turn].scores + np.float32(offset))
-        self._rerank([*plans.values()], found)
-        answers = []
-        for (place, plan), (rows, scores) in zip(plans.items(), found, strict=True):
-            answer = self._page(plan.query, plan.source, rows, scores, everything=len(rows) < plan.k)
-            if answer is not None:
-                answer.unknown_history_items = plan.unknown_history_items
-                answers.append((place, answer))
+    def _attempt(self, plans: Plans, depth: int) -> list[Recommendation | None]:
+        """The answers, None where it takes more than ``depth`` times as many candidates as it usually does."""
+        if depth > 1:
+            plans.ks = [candidates(query) * depth for query in plans.queries]
+        found = self.items.search(plans)
+        offsets = (plans.biases + self.score_constant).astype(np.float32)
+        if offsets.any():
+            found.scores = found.scores + np.repeat(offsets, found.lengths)
+        neighbours = [*found]
+        self._rerank(plans, neighbours)
+        answers: list[Recommendation | None] = []
+        columns = (neighbours, plans.queries, plans.ks, plans.special, plans.sources, plans.unknown_history_items)
+        for (rows, scores), query, k, special, source, unknown in zip(*columns, strict=True):
+            answer: Recommendation | None
+            if special:
+                answer = self._page(query, source, rows, scores, everything=len(rows) < k)
+            else:
+                shortfall = None if len(rows) == k else Shortfall.CATALOGUE_EXHAUSTED
+                answer = Recommendation(rows, scores, source, shortfall=shortfall)
+            if answer is not None and unknown:
+                answer.unknown_history_items = unknown
+            answers.append(answer)
         return answers
 
-    def _rerank(self, plans: Sequence[_Plan], found: list[Neighbours]) -> None:
+    def _rerank(self, plans: Plans, found: list[Neighbours]) -> None:
         """Puts the network's order in place of the vectors' where that is asked for: all in one batch."""
-        places = [place for place, plan in enumerate(plans) if plan.query.rerank and len(found[place].rows)]
+        places = [place for place, query in enumerate(plans.queries) if query.rerank and len(found[place].rows)]
         if not places or self.ranker is None:
             return
-        users = np.array([plans[place].user for place in places])
+        users = plans.users[places]
         items = np.full((len(places), max(len(found[place].rows) for place in places)), -1, dtype=np.int64)
         for row, place in zip(items, places, strict=True):
             row[: len(found[place].rows)] = found[place].rows
@@ -252,18 +235,24 @@ class Recommender:
         Errors are ItemNotFound, and InvalidField for a filter that does not fit the items' attributes.
         """
         answers: list[Ranking | QueryError | None] = [None] * len(queries)
-        searches = {}
+        searches: dict[int, tuple[Float32Array, RowArray, AllowedItems | None]] = {}
         for place, query in enumerate(queries):
             try:
                 searches[place] = self._similarity(query)
             except QueryError as error:
                 answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
-        for (place, search), found in zip(searches.items(), self.neighbours.search([*searches.values()]), strict=True):
-            shortfall = Shortfall.CATALOGUE_EXHAUSTED if search.allowed is None else Shortfall.FILTER
-            answers[place] = Ranking(*found, shortfall=None if len(found.rows) == queries[place].k else shortfall)
+        if searches:
+            directions, excluded, allowed = map(list, zip(*searches.values(), strict=True))
+            ks, efforts = ([getattr(queries[place], name) for place in searches] for name in ("k", "effort"))
+            found = self.neighbours.search(Searches(np.stack(directions), ks, excluded, allowed, efforts))
+            for place, (rows, scores) in zip(searches, found, strict=True):
+                query = queries[place]
+                shortfall = Shortfall.CATALOGUE_EXHAUSTED if query.filter is None else Shortfall.FILTER
+                answers[place] = Ranking(rows, scores, shortfall=None if len(rows) == query.k else shortfall)
         return [answer for answer in answers if answer is not None]
 
-    def _similarity(self, query: SimilarItemsQuery) -> Search:
+    def _similarity(self, query: SimilarItemsQuery) -> tuple[Float32Array, RowArray, AllowedItems | None]:
+        """The direction to look in, what to leave out, and what may come back."""
         liked = self._require_items(query.item_ids)
         direction = self.neighbours.vectors(liked).mean(axis=0)
         disliked = NO_ROWS
@@ -274,8 +263,7 @@ class Recommender:
         if length > 0:
             direction = direction / length
         allowed = None if query.filter is None else self.attributes.allowed(query.filter)
-        excluded = np.unique(np.concatenate([liked, disliked]))
-        return Search(direction.astype(np.float32), query.k, excluded, allowed, query.effort)
+        return direction.astype(np.float32), np.unique(np.concatenate([liked, disliked])), allowed
 
     def score(self, user_id: str, item_ids: Sequence[str]) -> Float32Array:
         """(n,) the model's prediction for a user and each item, in the order of ``item_ids``.
@@ -288,7 +276,7 @@ class Recommender:
         if user == UNKNOWN:
             raise UserNotFound(user_id)
         vectors = self.items.vectors(self._require_items(item_ids))  # (n, d)
-        offset = np.float32(self.users.bias(user) + self.score_constant)
+        offset = np.float32(self.users.biases(np.array([user]))[0] + self.score_constant)
         return np.asarray(vectors @ self.users.gather(np.array([user]))[0] + offset, dtype=np.float32)
 
     def cluster(self, query: ClusterQuery) -> Cluster:
@@ -379,11 +367,3 @@ class Recommender:
         if len(unknown):
             raise ItemNotFound(item_ids[unknown[0]])
         return rows
-
-
-def _candidates(query: RecommendQuery) -> int:
-    """How many of the best by inner product an answer is likely to need."""
-    count = query.offset + query.k
-    if query.diversity is not None:
-        count *= _DEEPER
-    return max(count, RERANK_CANDIDATES) if query.rerank else count

@@ -20,7 +20,7 @@ class SeenItems:
         """(n,) the item rows of a user, ascending."""
         return self._items[self._offsets[user_row] : self._offsets[user_row + 1]]
 
-    def of_each(self, user_rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.int32]]:
+    def of_each(self, user_rows: npt.NDArray[np.int64]) -> list[npt.NDArray[np.integer]]:
         """The same for each of (n,) user rows."""
         begins, ends = self._offsets[user_rows].tolist(), self._offsets[user_rows + 1].tolist()
         return [self._items[begin:end] for begin, end in zip(begins, ends, strict=True)]

@@ -39,9 +39,9 @@ class UserEmbeddings:
             return gather_on_device(self._on_device, rows)
         return self._in_memory[rows].astype(np.float32, copy=False)  # in a fifth of torch's time for one row
 
-    def bias(self, row: int) -> float:
-        """What is added to every score of the user."""
-        return 0.0 if self._bias is None else float(self._bias[row])
+    def biases(self, rows: Int64Array) -> npt.NDArray[np.float64]:
+        """(n,) what is added to every score of users (n,)."""
+        return np.zeros(len(rows)) if self._bias is None else self._bias[rows].astype(np.float64)
 
 
 def gather_on_device(table: torch.Tensor, rows: Int64Array) -> Float32Array:

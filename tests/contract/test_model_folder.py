@@ -14,13 +14,13 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from shortlist_server.errors import BadModel, NoClusters
-from shortlist_server.item_index import Search
 from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedModel, load_model
 from shortlist_server.model.store import ModelStore, State
 from shortlist_server.queries import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
 from shortlist_trainer.models.base import Ranker
 from tests.contract.make_golden import GOLDEN
 from tests.running import only
+from tests.searching import Search, found_by
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
 SEEN_ITEMS = 774  # interactions of ``small_models``
@@ -272,7 +272,9 @@ def test_the_manifests_search_parameters_are_searched_with(tmp_path: Path, rng: 
         recommender = load_model(folder, "cpu").recommender
         return sum(
             len(set(found.rows) & best)
-            for found, best in zip(recommender.items.search([Search(user, 10) for user in users]), truth, strict=True)
+            for found, best in zip(
+                found_by(recommender.items, [Search(user, 10) for user in users]), truth, strict=True
+            )
         )
 
     users = embeddings.users

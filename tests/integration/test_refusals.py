@@ -3,7 +3,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 from typing import cast
 
@@ -28,8 +28,8 @@ from shortlist_client import (
     UserNotFound,
 )
 from shortlist_server.admission import Admission
-from shortlist_server.exact import Neighbours
-from shortlist_server.item_index import ItemIndex, Search
+from shortlist_server.exact import Found
+from shortlist_server.item_index import ItemIndex, Searches
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
 from tests.running import HeldSearch, serving
@@ -280,8 +280,8 @@ def test_a_request_whose_deadline_passes_in_the_queue_is_never_searched(
     searched: list[int] = []
     held = ItemIndex.search
 
-    def counted(self: ItemIndex, searches: Sequence[Search]) -> list[Neighbours]:
-        searched.extend(1 for _ in searches)
+    def counted(self: ItemIndex, searches: Searches) -> Found:
+        searched.extend(searches.ks)
         return held(self, searches)
 
     monkeypatch.setattr(ItemIndex, "search", counted)

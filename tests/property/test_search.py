@@ -13,7 +13,8 @@ from hypothesis import strategies as st
 from shortlist_server.exact import best_rows
 from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_attributes import AllowedItems
-from shortlist_server.item_index import ItemIndex, Search
+from shortlist_server.item_index import ItemIndex
+from tests.searching import Search, found_by
 
 ITEMS, SIZE = 300, 6
 
@@ -94,7 +95,7 @@ def allowed_rows(search: Search) -> list[int]:
 @settings(max_examples=150, deadline=None)
 @given(searches=searches)
 def test_an_exact_index_gives_the_best_that_may_come_back(name: str, searches: list[Search]) -> None:
-    for search, found in zip(searches, EXACT[name].search(searches), strict=True):
+    for search, found in zip(searches, found_by(EXACT[name], searches), strict=True):
         exact = VECTORS.astype(np.float64) @ search.vector
         best = sorted(allowed_rows(search), key=lambda row: -exact[row])[: search.k]
         assert len(set(found.rows.tolist())) == len(found.rows) == len(best)
@@ -110,7 +111,7 @@ STARVED = ivf(VECTORS, 40, 1)
 @settings(max_examples=150, deadline=None)
 @given(searches=searches)
 def test_an_approximate_index_never_brings_too_few_or_what_may_not_come_back(searches: list[Search]) -> None:
-    for search, found in zip(searches, STARVED.search(searches), strict=True):
+    for search, found in zip(searches, found_by(STARVED, searches), strict=True):
         allowed = allowed_rows(search)
         assert len(found.rows) == min(search.k, len(allowed))
         assert len(set(found.rows.tolist())) == len(found.rows)
@@ -128,7 +129,7 @@ def test_scores_are_those_of_the_vectors_where_the_index_rounds_them(
     parameters = {"nprobe": 4.0} if kind == "ivf-sq8" else {"efSearch": 300.0}
     searched = ItemIndex(FaissIndex(index, kind, "none", parameters), VECTORS)
     for query in rng.standard_normal((20, SIZE)).astype(np.float32):
-        (found,) = searched.search([Search(query, 12)])
+        (found,) = found_by(searched, [Search(query, 12)])
         np.testing.assert_allclose(found.scores, VECTORS[found.rows] @ query, rtol=1e-5, atol=1e-6)
         assert (np.diff(found.scores) <= 0).all()
 
@@ -165,7 +166,7 @@ def test_filters_of_any_selectivity_bring_the_best_of_what_they_allow(share: flo
     index = ItemIndex(FaissIndex(ivf_index, "ivf", "none", {"nprobe": 32}), vectors)
     allowed = AllowedItems(rng.random(items) < share)
     excluded = np.sort(rng.permutation(items)[:20])
-    found = index.search([Search(query, k, excluded, allowed) for query in queries])
+    found = found_by(index, [Search(query, k, excluded, allowed) for query in queries])
     hits = wanted = 0
     for query, neighbours in zip(queries, found, strict=True):
         exact = np.where(allowed.mask, vectors @ query, -np.inf)
@@ -181,7 +182,7 @@ def test_filters_of_any_selectivity_bring_the_best_of_what_they_allow(share: flo
 def share_found(index: ItemIndex, vectors: npt.NDArray[np.float32], searches: list[Search]) -> float:
     """The mean share of the best that may come back, by brute force."""
     shares = []
-    for search, found in zip(searches, index.search(searches), strict=True):
+    for search, found in zip(searches, found_by(index, searches), strict=True):
         exact = vectors @ search.vector
         exact[search.excluded] = -np.inf
         if search.allowed is not None:

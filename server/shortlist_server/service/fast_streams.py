@@ -99,11 +99,8 @@ class Stream:
         if not self._closing:
             self._answers.extend(map(self.method.response, self._worked_on, outcomes))
         self._worked_on = []
-        if self._received:
-            self._wait(self)
-        else:
-            self._has_place = False
-            self._admission.leave()
+        self._has_place = False
+        self._admission.leave()
         self._go_on()
 
     def _start(self, handler: Callable[[Any], None], *operations: Any) -> None:

@@ -8,6 +8,7 @@ from shortlist_server.service.answers import Outcome
 from shortlist_server.service.guard import failure
 
 _RESPONSE = recommender_pb2.RecommendOutcome.RESPONSE_FIELD_NUMBER
+_ERROR = recommender_pb2.RecommendOutcome.ERROR_FIELD_NUMBER
 _OUTCOMES = recommender_pb2.BatchRecommendResponse.OUTCOMES_FIELD_NUMBER
 _REQUEST_ID = recommender_pb2.StreamRecommendResponse.REQUEST_ID_FIELD_NUMBER
 _OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
@@ -15,16 +16,20 @@ _OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
 
 def batch_response(outcomes: Sequence[Outcome]) -> bytes:
     """A BatchRecommendResponse."""
-    return b"".join([wire.field(_OUTCOMES, _outcome(outcome, "BatchRecommend")) for outcome in outcomes])
+    parts: list[bytes] = []
+    for outcome in outcomes:
+        parts += _outcome(_OUTCOMES, outcome, "BatchRecommend")
+    return b"".join(parts)
 
 
 def stream_response(request_id: str, outcome: Outcome) -> bytes:
     """A StreamRecommendResponse."""
-    return wire.field(_REQUEST_ID, request_id.encode()) + wire.field(_OUTCOME, _outcome(outcome, "StreamRecommend"))
+    return b"".join((wire.field(_REQUEST_ID, request_id.encode()), *_outcome(_OUTCOME, outcome, "StreamRecommend")))
 
 
-def _outcome(outcome: Outcome, method: str) -> bytes:
-    """A RecommendOutcome; what nobody foresaw is logged as the method's."""
-    if isinstance(outcome, Exception):
-        return recommender_pb2.RecommendOutcome(error=failure(outcome, method)).SerializeToString()
-    return wire.field(_RESPONSE, outcome)
+def _outcome(number: int, outcome: Outcome, method: str) -> tuple[bytes, bytes]:
+    """A RecommendOutcome as a field: what comes first, and the rest. What nobody foresaw is logged as the method's."""
+    if isinstance(outcome, bytes):
+        return wire.nested_head(number, _RESPONSE, len(outcome)), outcome
+    error = failure(outcome, method).SerializeToString()
+    return wire.nested_head(number, _ERROR, len(error)), error

@@ -10,6 +10,7 @@ from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import InvalidField
 from shortlist_server.item_attributes import Condition, Filter, Scalar
 from shortlist_server.model.choices import is_label
+from shortlist_server.plans import RERANK_CANDIDATES
 from shortlist_server.queries import (
     ClusterKind,
     ClusterQuery,
@@ -19,7 +20,6 @@ from shortlist_server.queries import (
     RecommendQuery,
     SimilarItemsQuery,
 )
-from shortlist_server.recommend import RERANK_CANDIDATES
 
 DEFAULT_K = 10
 MAX_K = 1_000

@@ -34,6 +34,13 @@ def field(number: int, content: bytes) -> bytes:
     return _head(number, len(content)) + content
 
 
+@lru_cache(1 << 12)
+def nested_head(outer: int, inner: int, length: int) -> bytes:
+    """What comes before so many bytes of a field that is all there is of a message, itself a field; see ``field``."""
+    inner_head = _head(inner, length)
+    return _head(outer, len(inner_head) + length) + inner_head
+
+
 def scored_items(heads: Sequence[bytes], scores: npt.NDArray[np.float32]) -> list[bytes]:
     """(2 n,) the parts of n entries of a repeated field of ScoredItem, two of each.
 
