@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import ParamSpec, TypeVar
+from typing import Any, ParamSpec, TypeVar
 
 from shortlist_server.app import ServerApp, ServerConfig
 from shortlist_server.errors import QueryError
@@ -49,9 +49,9 @@ def only(answers: Sequence[T | QueryError]) -> T:
 
 
 @contextmanager
-def serving(models_dir: Path, lane: str = "auto", **config: float) -> Iterator[ServerApp]:
+def serving(models_dir: Path, lane: str = "auto", **config: Any) -> Iterator[ServerApp]:
     """A started server of this process, stopped at the end."""
-    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", lane=lane, **config))  # type: ignore[arg-type]  # whole numbers too
+    app = ServerApp(ServerConfig(models_dir=models_dir, port=0, device="cpu", lane=lane, **config))
     app.start()
     try:
         yield app

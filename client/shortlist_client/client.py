@@ -109,6 +109,7 @@ class Client:
     get_cluster = _blocking(rpcs.GET_CLUSTER)
     list_models = _blocking(rpcs.LIST_MODELS)
     get_model = _blocking(rpcs.GET_MODEL)
+    server_status = _blocking(rpcs.SERVER_STATUS)
 
     def stream_recommend(
         self, requests: Iterable[tuple[str, recommender_pb2.RecommendRequest]]
@@ -191,6 +192,7 @@ class AsyncClient:
     get_cluster = _awaitable(rpcs.GET_CLUSTER)
     list_models = _awaitable(rpcs.LIST_MODELS)
     get_model = _awaitable(rpcs.GET_MODEL)
+    server_status = _awaitable(rpcs.SERVER_STATUS)
 
     def with_timeout(self, seconds: float) -> Self:
         """A client with another deadline over the same connection."""

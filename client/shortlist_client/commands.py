@@ -46,6 +46,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     models_commands = models.add_subparsers(title="models commands", metavar="COMMAND", required=True)
     _add_connection(models_commands.add_parser("list", help="every version and its state"), _list_models)
 
+    _add_connection(models_commands.add_parser("status", help="how the server is doing"), _show_status)
+
     demo = commands.add_parser("demo", help="train on MovieLens-100K, serve, ask and measure, then stop")
     demo.add_argument("--models-dir", type=Path, default=Path("models"), metavar="DIR", help="where versions go")
     demo.set_defaults(run=_demo)
@@ -161,7 +163,22 @@ def _list_models(client: Client, options: argparse.Namespace) -> None:
         mark = "*" if model.default else " "
         labels = f" [{', '.join(model.labels)}]" if model.labels else ""
         reason = f": {model.state_reason}" if model.state_reason else ""
-        _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}")
+        answers = f", {model.answers:,} answers" if model.answers else ""
+        _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}{answers}")
+    return _show_status(client, options)
+
+
+def _show_status(client: Client, options: argparse.Namespace) -> None:
+    status = client.server_status()
+    if options.json:
+        return _print_json(None if status is None else dataclasses.asdict(status))
+    if status is None:
+        return None
+    _print(
+        f"process {status.pid}, {status.lane} lane, up {status.uptime_seconds:,.0f} s: "
+        f"{status.calls_answered:,} calls answered, {status.calls_failed:,} failed, "
+        f"{status.queue_depth:,} of {status.queue_places:,} places taken"
+    )
     return None
 
 

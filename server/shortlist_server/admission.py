@@ -21,6 +21,16 @@ class Admission:
         self._taken = 0
         self._counting = threading.Lock()
 
+    @property
+    def places(self) -> int:
+        """How many requests may work and wait."""
+        return self._places
+
+    @property
+    def taken(self) -> int:
+        """How many do."""
+        return self._taken
+
     def enter(self) -> None:
         """Takes a place among those that work and wait; ``leave`` gives it back.
 

@@ -5,12 +5,13 @@ import threading
 import time
 from collections.abc import Container, Mapping
 from concurrent import futures
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, cast
 
 import grpc
 import torch
+from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
@@ -23,6 +24,9 @@ from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.recommender_service import RecommenderService
 from shortlist_server.service.wire import serialized
+from shortlist_server.telemetry.config import TelemetryConfig
+from shortlist_server.telemetry.observer import Load
+from shortlist_server.telemetry.recorder import Telemetry
 
 log = logging.getLogger(__name__)
 
@@ -60,6 +64,8 @@ class ServerConfig:
         lane: how unary queries are answered: "fast", in batches (service/fast_lane.py); "plain", one by one on a pool
             of threads; "auto", fast where this grpcio can.
         retry_load_seconds: how often a folder without a good version is looked at again.
+        channelz: gRPC's own account of channels, sockets and calls is served on the port.
+        telemetry: what the server says of itself, and where.
 
     Raises:
         ValueError: a value is out of its range.
@@ -77,6 +83,8 @@ class ServerConfig:
     share_port: bool = False
     lane: str = "auto"
     retry_load_seconds: float = 2.0
+    channelz: bool = False
+    telemetry: TelemetryConfig = field(default_factory=TelemetryConfig)
 
     def __post_init__(self) -> None:
         for name, lowest, highest in (
@@ -104,7 +112,11 @@ class ServerApp:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        self._store = ModelStore(config.models_dir, _device(config.device))
+        self._device = _device(config.device)
+        self._telemetry = Telemetry(
+            config.telemetry, [(service.full_name, [*service.methods_by_name]) for service in (RECOMMENDER, MODELS)]
+        )
+        self._store = ModelStore(config.models_dir, self._device, self._telemetry.model_event)
         self._under_way = CallsUnderWay()
         self._health = health.HealthServicer()
         self._stopping = threading.Event()
@@ -114,21 +126,26 @@ class ServerApp:
             options=[
                 ("grpc.so_reuseport", int(config.share_port)),
                 ("grpc.max_receive_message_length", _MAX_REQUEST_BYTES),
+                ("grpc.enable_channelz", int(config.channelz)),
             ],
         )
-        admission = Admission(config.working, config.waiting)
-        answers = Answers(self._store)
-        recommender = RecommenderService(answers, admission, Admission(config.streams, waiting=0))
-        guard(recommender, RECOMMENDER, self._under_way)
+        self._admission = admission = Admission(config.working, config.waiting)
+        answers = Answers(self._store, self._telemetry)
+        streams = Admission(config.streams, waiting=0)
+        recommender = RecommenderService(answers, admission, streams, self._telemetry)
+        guard(recommender, RECOMMENDER, self._under_way, self._telemetry)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
-        self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
+        self._lane = FastLane(self._server, hot, admission, self._under_way, self._telemetry) if hot else None
         plain = cast("grpc.Server", _PlainLane(self._server, hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
-        models = ModelService(self._store)
-        guard(models, MODELS, self._under_way)
+        models = ModelService(self._store, self._telemetry.summary, "fast" if hot else "plain")
+        guard(models, MODELS, self._under_way, self._telemetry)
         model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
-        names = (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
+        names = [RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME]
+        if config.channelz:
+            channelz.add_channelz_servicer(self._server)
+            names.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
         reflection.enable_server_reflection(names, self._server)
         self._set_health(ready=False)
         address = f"[{config.host}]" if ":" in config.host else config.host
@@ -140,12 +157,19 @@ class ServerApp:
                 "choose another with --host and --port"
             ) from error
         self.address = f"{address}:{self.port}"
+        try:
+            self._telemetry.listen()
+        except OSError:
+            self._server.stop(None)
+            raise
+        self.metrics_url = self._telemetry.metrics_url
 
     def start(self) -> None:
         """Listens, then loads the newest good version; keeps looking for one while there is none."""
         self._server.start()
         if self._lane is not None:
             self._lane.start()
+        self._telemetry.start(self._how_busy)
         if self._load():
             return
         log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
@@ -161,6 +185,14 @@ class ServerApp:
         while not self._stopping.wait(self._config.retry_load_seconds):
             if self._load():
                 return
+
+    def _how_busy(self) -> Load:
+        return Load(
+            in_flight=self._under_way.count,
+            queue_depth=self._admission.taken,
+            queue_places=self._admission.places,
+            device_memory=_memory_of(self._device),
+        )
 
     def _set_health(self, *, ready: bool) -> None:
         serving, not_serving = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
@@ -183,6 +215,7 @@ class ServerApp:
             closed.wait()
         if self._lane is not None:
             self._lane.close()
+        self._telemetry.stop()
 
 
 class _PlainLane:
@@ -236,6 +269,15 @@ def _lane_is_fast(wanted: str) -> bool:
         log.warning("grpcio %s cannot carry the fast lane, answering by the plain one: %r", grpc.__version__, error)
         return False
     return True
+
+
+def _memory_of(device: torch.device) -> dict[str, int]:
+    """Bytes on a GPU by what for; nothing for the CPU."""
+    if device.type != "cuda":
+        return {}
+    free, total = torch.cuda.mem_get_info(device)
+    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
+    return {"allocated": allocated, "reserved": reserved, "used": total - free, "total": total}
 
 
 def _device(name: str) -> torch.device:

@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import logging
 import os
 import signal
 import sys
@@ -40,10 +39,34 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
 
+    _add_telemetry(serve)
+
     health = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
     health.set_defaults(run=_health, extra="server")
     health.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
     health.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
+
+
+def _add_telemetry(serve: argparse.ArgumentParser) -> None:
+    serve.add_argument(
+        "--metrics-port",
+        type=int,
+        metavar="P",
+        help="where Prometheus may scrape, 0 for any free port; off if not given",
+    )
+    serve.add_argument("--metrics-host", default="127.0.0.1", metavar="H", help="address of the metrics' port")
+    serve.add_argument(
+        "--traces",
+        default="auto",
+        metavar="T",
+        help="OpenTelemetry spans: on; off; auto: on where OTEL_EXPORTER_OTLP_ENDPOINT is set",
+    )
+    serve.add_argument("--log-format", choices=["text", "json"], default="text", help="one line each, to stderr")
+    serve.add_argument("--access-log", action="store_true", help="a line for every call")
+    serve.add_argument(
+        "--slow-ms", type=float, default=500.0, metavar="MS", help="a line for calls that take so long, 0 for none"
+    )
+    serve.add_argument("--channelz", action="store_true", help="serve gRPC's own account of its sockets and calls")
 
 
 def _health(options: argparse.Namespace) -> int:
@@ -67,9 +90,13 @@ def _serve(options: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if options.workers > 1:
         return _serve_by_workers(options)
+    # The process that started this one answers scrapes for it.
+    metrics_port = None if options.share_port else options.metrics_port
     from shortlist_server.app import ServerApp, ServerConfig
+    from shortlist_server.telemetry.config import TelemetryConfig
+    from shortlist_server.telemetry.logs import log_to_stderr
 
-    _log_to_stderr()
+    log_to_stderr(options.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -87,6 +114,14 @@ def _serve(options: argparse.Namespace) -> int:
                 lane=options.lane,
                 drain_seconds=options.drain_seconds,
                 grace_seconds=options.grace_seconds,
+                channelz=options.channelz,
+                telemetry=TelemetryConfig(
+                    metrics_port=metrics_port,
+                    metrics_host=options.metrics_host,
+                    slow_ms=options.slow_ms,
+                    access_log=options.access_log,
+                    traces=options.traces,
+                ),
             )
         )
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
@@ -102,14 +137,12 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-
-
 def _serve_by_workers(options: argparse.Namespace) -> int:
+    from shortlist_server.telemetry.endpoint import workers_endpoint
+    from shortlist_server.telemetry.logs import log_to_stderr
     from shortlist_server.workers import Workers, reserve_port
 
-    _log_to_stderr()
+    log_to_stderr(options.log_format)
     try:
         port = reserve_port(options.host, options.port)
     except OSError as error:
@@ -123,8 +156,13 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
         # What this process was asked, and of the same option the last one counts.
         command = [sys.executable, "-m", "shortlist_client.main", *sys.argv[1:]]
         command += ["--workers", "1", "--port", str(number), "--share-port"]
-        workers = Workers(command, options.workers)
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signal_number, workers.stop)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        return workers.run(f"{host}:{number}")
+        try:
+            with workers_endpoint(options.metrics_host, options.metrics_port) as metrics:
+                workers = Workers(command, options.workers, metrics)
+                for signal_number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(signal_number, workers.stop)
+                host = f"[{options.host}]" if ":" in options.host else options.host
+                return workers.run(f"{host}:{number}")
+        except OSError as error:
+            sys.stderr.write(f"shortlist: {error}\n")
+            return 1

@@ -1,8 +1,9 @@
 """Nearest items by inner product, exactly k of them whatever is left out."""
 
 import math
+import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -59,6 +60,9 @@ class ItemIndex:
         vectors: (items, d) float32.
         scale: (items,) float32 that brings each vector to the length it has in the index; None for as it is.
         scan_cost: how many times the usual search of the index it takes to score every item.
+
+    Attributes:
+        on_search: is told what every search took, in seconds.
     """
 
     def __init__(
@@ -72,6 +76,7 @@ class ItemIndex:
         self._vectors = vectors
         self._scale = scale
         self._scan_cost = scan_cost
+        self.on_search: Callable[[float], None] = lambda _: None
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -87,6 +92,7 @@ class ItemIndex:
         An approximate index is asked for as many more as are excluded. Where it would take longer than scoring every
         item, the filter is restrictive, or the index brings too few, all allowed items are scored instead.
         """
+        began = time.perf_counter()
         found: list[Neighbours | None] = [None] * len(searches)
         together = defaultdict(list)
         for place, search in enumerate(searches):
@@ -105,6 +111,7 @@ class ItemIndex:
                 if np.count_nonzero(kept) >= search.k:
                     found[place] = self._best(search, its_rows[kept], its_scores[kept])
         self._scan(searches, found)
+        self.on_search(time.perf_counter() - began)
         return [neighbours for neighbours in found if neighbours is not None]
 
     def _best(self, search: Search, rows: Int64Array, scores: Float32Array) -> Neighbours:

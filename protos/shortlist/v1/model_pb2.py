@@ -26,7 +26,7 @@ from shortlist.v1 import common_pb2 as shortlist_dot_v1_dot_common__pb2
 from shortlist.v1 import manifest_pb2 as shortlist_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shortlist/v1/model.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\x1a\x1bshortlist/v1/manifest.proto\"\x8c\x01\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.shortlist.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\x12\x12\n\nmodel_name\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"9\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.shortlist.v1.Model\"=\n\x0fGetModelRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.shortlist.v1.ModelSelector\"e\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\x12-\n\x08manifest\x18\x02 \x01(\x0b\x32\x1b.shortlist.v1.ModelManifest\"#\n\x10LoadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"%\n\x12UnloadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"1\n\x0fSetLabelRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"6\n\x10SetLabelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\x97\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.shortlist.v1.ListModelsRequest\x1a .shortlist.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.shortlist.v1.GetModelRequest\x1a\x1e.shortlist.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.shortlist.v1.LoadModelRequest\x1a\x1f.shortlist.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .shortlist.v1.UnloadModelRequest\x1a!.shortlist.v1.UnloadModelResponse\x12I\n\x08SetLabel\x12\x1d.shortlist.v1.SetLabelRequest\x1a\x1e.shortlist.v1.SetLabelResponseB\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shortlist/v1/model.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\x1a\x1bshortlist/v1/manifest.proto\"\x9d\x01\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.shortlist.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x14 \x01(\x04\"\xf3\x01\n\x0cServerStatus\x12\x16\n\x0euptime_seconds\x18\x01 \x01(\x01\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04lane\x18\x03 \x01(\t\x12\x16\n\x0e\x63\x61lls_answered\x18\x04 \x01(\x04\x12\x14\n\x0c\x63\x61lls_failed\x18\x05 \x01(\x04\x12\x17\n\x0f\x63\x61lls_in_flight\x18\x06 \x01(\r\x12\x13\n\x0bqueue_depth\x18\x07 \x01(\r\x12\x14\n\x0cqueue_places\x18\x08 \x01(\r\x12#\n\x16last_swap_unix_seconds\x18\t \x01(\x01H\x00\x88\x01\x01\x42\x19\n\x17_last_swap_unix_seconds\"\x13\n\x11ListModelsRequest\"e\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.shortlist.v1.Model\x12*\n\x06status\x18\x14 \x01(\x0b\x32\x1a.shortlist.v1.ServerStatus\"=\n\x0fGetModelRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.shortlist.v1.ModelSelector\"e\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\x12-\n\x08manifest\x18\x02 \x01(\x0b\x32\x1b.shortlist.v1.ModelManifest\"#\n\x10LoadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"%\n\x12UnloadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"1\n\x0fSetLabelRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"6\n\x10SetLabelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\x97\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.shortlist.v1.ListModelsRequest\x1a .shortlist.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.shortlist.v1.GetModelRequest\x1a\x1e.shortlist.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.shortlist.v1.LoadModelRequest\x1a\x1f.shortlist.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .shortlist.v1.UnloadModelRequest\x1a!.shortlist.v1.UnloadModelResponse\x12I\n\x08SetLabel\x12\x1d.shortlist.v1.SetLabelRequest\x1a\x1e.shortlist.v1.SetLabelResponseB\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,30 +34,32 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shortlist.v1.model_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'P\001'
-  _globals['_MODELSTATE']._serialized_start=787
-  _globals['_MODELSTATE']._serialized_end=927
+  _globals['_MODELSTATE']._serialized_start=1094
+  _globals['_MODELSTATE']._serialized_end=1234
   _globals['_MODEL']._serialized_start=99
-  _globals['_MODEL']._serialized_end=239
-  _globals['_LISTMODELSREQUEST']._serialized_start=241
-  _globals['_LISTMODELSREQUEST']._serialized_end=260
-  _globals['_LISTMODELSRESPONSE']._serialized_start=262
-  _globals['_LISTMODELSRESPONSE']._serialized_end=319
-  _globals['_GETMODELREQUEST']._serialized_start=321
-  _globals['_GETMODELREQUEST']._serialized_end=382
-  _globals['_GETMODELRESPONSE']._serialized_start=384
-  _globals['_GETMODELRESPONSE']._serialized_end=485
-  _globals['_LOADMODELREQUEST']._serialized_start=487
-  _globals['_LOADMODELREQUEST']._serialized_end=522
-  _globals['_LOADMODELRESPONSE']._serialized_start=524
-  _globals['_LOADMODELRESPONSE']._serialized_end=579
-  _globals['_UNLOADMODELREQUEST']._serialized_start=581
-  _globals['_UNLOADMODELREQUEST']._serialized_end=618
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=620
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=677
-  _globals['_SETLABELREQUEST']._serialized_start=679
-  _globals['_SETLABELREQUEST']._serialized_end=728
-  _globals['_SETLABELRESPONSE']._serialized_start=730
-  _globals['_SETLABELRESPONSE']._serialized_end=784
-  _globals['_MODELSERVICE']._serialized_start=930
-  _globals['_MODELSERVICE']._serialized_end=1337
+  _globals['_MODEL']._serialized_end=256
+  _globals['_SERVERSTATUS']._serialized_start=259
+  _globals['_SERVERSTATUS']._serialized_end=502
+  _globals['_LISTMODELSREQUEST']._serialized_start=504
+  _globals['_LISTMODELSREQUEST']._serialized_end=523
+  _globals['_LISTMODELSRESPONSE']._serialized_start=525
+  _globals['_LISTMODELSRESPONSE']._serialized_end=626
+  _globals['_GETMODELREQUEST']._serialized_start=628
+  _globals['_GETMODELREQUEST']._serialized_end=689
+  _globals['_GETMODELRESPONSE']._serialized_start=691
+  _globals['_GETMODELRESPONSE']._serialized_end=792
+  _globals['_LOADMODELREQUEST']._serialized_start=794
+  _globals['_LOADMODELREQUEST']._serialized_end=829
+  _globals['_LOADMODELRESPONSE']._serialized_start=831
+  _globals['_LOADMODELRESPONSE']._serialized_end=886
+  _globals['_UNLOADMODELREQUEST']._serialized_start=888
+  _globals['_UNLOADMODELREQUEST']._serialized_end=925
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=927
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=984
+  _globals['_SETLABELREQUEST']._serialized_start=986
+  _globals['_SETLABELREQUEST']._serialized_end=1035
+  _globals['_SETLABELRESPONSE']._serialized_start=1037
+  _globals['_SETLABELRESPONSE']._serialized_end=1091
+  _globals['_MODELSERVICE']._serialized_start=1237
+  _globals['_MODELSERVICE']._serialized_end=1644
 # @@protoc_insertion_point(module_scope)

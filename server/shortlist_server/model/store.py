@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -50,9 +51,17 @@ class ModelStore:
     Args:
         models_dir: holds one folder per version.
         device: where user tables live.
+        on_event: is told what becomes of a version: "ready", "default" or "refused", its number, and the version itself
+            once it is ready.
     """
 
-    def __init__(self, models_dir: Path, device: torch.device | str) -> None:
+    def __init__(
+        self,
+        models_dir: Path,
+        device: torch.device | str,
+        on_event: Callable[[str, int, LoadedModel | None], None] = lambda *_: None,
+    ) -> None:
+        self._on_event = on_event
         self._models_dir = models_dir
         self._device = device
         self._loaded: LoadedModel | None = None
@@ -83,12 +92,16 @@ class ModelStore:
             self._loaded = load_model(folder, self._device)
         except BadModel as error:
             self._refused[number] = (appearance, str(error))
+            self._on_event("refused", number, None)
             log.error("version %d in %s is refused: %s", number, self._models_dir, error)
         except Exception as error:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
             self._refused[number] = (appearance, f"cannot be loaded: {error}")
+            self._on_event("refused", number, None)
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
         else:
+            self._on_event("ready", number, self._loaded)
+            self._on_event("default", number, self._loaded)
             manifest = self._loaded.manifest
             log.info(
                 "version %d is ready: %s, %d users, %d items, %d dimensions",

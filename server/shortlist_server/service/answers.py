@@ -15,6 +15,7 @@ from shortlist_server.model.store import ModelStore
 from shortlist_server.queries import Cluster, ClusterKind, Ranking, Recommendation, Shortfall, Source
 from shortlist_server.recommend import Recommender
 from shortlist_server.service import requests, wire
+from shortlist_server.telemetry.observer import Observer
 
 Q = TypeVar("Q")
 Outcome = bytes | Exception
@@ -50,10 +51,12 @@ class Answers:
 
     Args:
         store: says which model answers.
+        observer: is told of every batch.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, observer: Observer) -> None:
         self._store = store
+        self._observer = observer
 
     def recommend(
         self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]
@@ -83,15 +86,18 @@ class Answers:
     def score(
         self,
         messages: Sequence[recommender_pb2.ScoreRequest],
-        arrived: Sequence[float],  # noqa: ARG002 # its answer has no timing
+        arrived: Sequence[float],
     ) -> list[bytes | QueryError]:
         """The model's predictions for each user and the items beside it: ScoreResponses."""
         answers: list[bytes | QueryError] = []
+        self._observer.batch_began("score", arrived)
         for message in messages:
+            began = time.perf_counter()
             try:
                 requests.check_score_request(message)
                 model = self.model(message.model)
                 scores = model.recommender.score(message.user_id, message.item_ids)
+                self._observer.batch_answered("score", model.version, [scores], began)
                 response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
                 answers.append(response.SerializeToString())
             except QueryError as error:
@@ -126,7 +132,7 @@ class Answers:
             response: a message, written again and again, with everything but the items.
             describe: sets in it what is said of a ranking.
         """
-        started = time.perf_counter()
+        started = self._observer.batch_began(method.__name__, arrived)
         answers: list[bytes | QueryError] = [b""] * len(messages)
         by_version: dict[int, tuple[LoadedModel, list[tuple[int, Q, list[str]]]]] = {}
         for place, message in enumerate(messages):
@@ -155,6 +161,7 @@ class Answers:
                 describe(response, ranking)
                 response.timing.queued_micros = int((started - arrived[place]) * 1e6)
                 answers[place] = its_items + response.SerializeToString()
+            self._observer.batch_answered(method.__name__, model.version, rankings, started)
         return answers
 
 

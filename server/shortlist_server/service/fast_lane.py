@@ -23,8 +23,9 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and w
 from shortlist_server.admission import Admission
 from shortlist_server.errors import DeadlinePassed, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
-from shortlist_server.service.guard import CallsUnderWay, failure
-from shortlist_server.service.status import to_grpc
+from shortlist_server.service.guard import CallsUnderWay, refusal
+from shortlist_server.telemetry.logs import request_id_of
+from shortlist_server.telemetry.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -92,15 +93,22 @@ class FastLane:
         methods: path to method.
         admission: says how many calls may wait, and when a batch may be worked on.
         under_way: counts the calls.
+        observer: is told of them.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
     """
 
     def __init__(
-        self, server: grpc.Server, methods: Mapping[str, Method], admission: Admission, under_way: CallsUnderWay
+        self,
+        server: grpc.Server,
+        methods: Mapping[str, Method],
+        admission: Admission,
+        under_way: CallsUnderWay,
+        observer: Observer,
     ) -> None:
         self._methods = methods
+        self._observer = observer
         self._admission = admission
         self._under_way = under_way
         self._core = server._state.server  # type: ignore[attr-defined]  # both lanes share it
@@ -214,7 +222,8 @@ class FastLane:
         call.has_place = True
         try:
             call.message = self._methods[call.path].request.FromString(message)
-        except Exception:  # noqa: BLE001 - told as grpc.server does
+        except Exception as error:  # noqa: BLE001 - told as grpc.server does
+            self._observer.call_failed(_name(call.path), call, "INTERNAL", request_id_of(call.metadata), error)
             return self._send(call, None, grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
         return self._waiting.append(call)
 
@@ -236,6 +245,8 @@ class FastLane:
                 except Exception:  # whatever gRPC has against this call, the others get their answers
                     log.exception("an answer could not be sent")
                     self._is_over(call)
+            good = [call for call, outcome in zip(calls, outcomes, strict=True) if not isinstance(outcome, Exception)]
+            self._observer.calls_answered(_name(path), good)
 
     def _finish(self, call: _Call, outcome: Outcome) -> None:
         if isinstance(outcome, Exception):
@@ -244,7 +255,7 @@ class FastLane:
             self._send(call, outcome, 0, b"")
 
     def _fail(self, call: _Call, error: Exception) -> None:
-        status = to_grpc(failure(error, call.path.rpartition("/")[2], call.metadata))
+        status = refusal(error, _name(call.path), call, self._observer)
         code, details = status.code.value[0], status.details.encode()
         self._send(call, None, code, details, status.trailing_metadata or _NO_METADATA)
 
@@ -260,6 +271,10 @@ class FastLane:
         call.core.start_server_batch(operations, call)
 
 
+def _name(path: str) -> str:
+    return path.rpartition("/")[2]
+
+
 def self_test() -> None:
     """Answers and refuses a call over a lane of its own.
 
@@ -272,7 +287,7 @@ def self_test() -> None:
 
     server = grpc.server(futures.ThreadPoolExecutor(1))
     path = "/shortlist.SelfTest/Echo"
-    lane = FastLane(server, {path: Method(BoolValue, answer)}, Admission(1, 1), CallsUnderWay())
+    lane = FastLane(server, {path: Method(BoolValue, answer)}, Admission(1, 1), CallsUnderWay(), Observer())
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     lane.start()

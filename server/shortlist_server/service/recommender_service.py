@@ -13,6 +13,9 @@ from shortlist_server.service import requests, wire
 from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
 from shortlist_server.service.guard import failure
 from shortlist_server.service.inbox import Inbox
+from shortlist_server.service.status import CODE_NAMES
+from shortlist_server.telemetry.logs import request_id_of
+from shortlist_server.telemetry.observer import Observer
 
 _RESPONSE = recommender_pb2.RecommendOutcome.RESPONSE_FIELD_NUMBER
 _OUTCOMES = recommender_pb2.BatchRecommendResponse.OUTCOMES_FIELD_NUMBER
@@ -35,9 +38,11 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         answers: reads requests and writes responses.
         admission: says when a request may be worked on.
         streams: says whether one more stream may be open: each holds a thread, busy or not.
+        observer: is told of requests of batches and streams that fail.
     """
 
-    def __init__(self, answers: Answers, admission: Admission, streams: Admission) -> None:
+    def __init__(self, answers: Answers, admission: Admission, streams: Admission, observer: Observer) -> None:
+        self._observer = observer
         self._answers = answers
         self._admission = admission
         self._streams = streams
@@ -59,7 +64,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         requests.check_batch(request)
         arrived = time.perf_counter()
         with self._admission.turn(context.time_remaining()):
-            outcomes = self._outcomes(request.requests, [arrived] * len(request.requests))
+            outcomes = self._outcomes(request.requests, [arrived] * len(request.requests), "BatchRecommend")
         return b"".join([wire.field(_OUTCOMES, outcome) for outcome in outcomes])
 
     def StreamRecommend(
@@ -77,9 +82,10 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         for entries in inbox.batches():
             try:
                 with self._admission.turn(context.time_remaining()):
-                    outcomes = self._outcomes([entry.request for entry, _ in entries], [came for _, came in entries])
+                    messages, arrived = [entry.request for entry, _ in entries], [came for _, came in entries]
+                    outcomes = self._outcomes(messages, arrived, "StreamRecommend")
             except QueryError as error:  # too many are waiting
-                outcomes = [_outcome(error, "StreamRecommend")] * len(entries)
+                outcomes = [self._outcome(error, "StreamRecommend") for _ in entries]
             for (entry, _), outcome in zip(entries, outcomes, strict=True):
                 yield wire.field(_REQUEST_ID, entry.request_id.encode()) + wire.field(_OUTCOME, outcome)
 
@@ -117,12 +123,17 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             raise outcome
         return outcome
 
-    def _outcomes(self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]) -> list[bytes]:
-        return [_outcome(outcome, "Recommend") for outcome in answer_each(self._answers.recommend, messages, arrived)]
+    def _outcomes(
+        self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float], method: str
+    ) -> list[bytes]:
+        outcomes = answer_each(self._answers.recommend, messages, arrived)
+        return [self._outcome(outcome, method) for outcome in outcomes]
 
-
-def _outcome(outcome: Outcome, what: str) -> bytes:
-    """A RecommendOutcome."""
-    if isinstance(outcome, Exception):
-        return recommender_pb2.RecommendOutcome(error=failure(outcome, what)).SerializeToString()
-    return wire.field(_RESPONSE, outcome)
+    def _outcome(self, outcome: Outcome, method: str) -> bytes:
+        """A RecommendOutcome."""
+        if not isinstance(outcome, Exception):
+            return wire.field(_RESPONSE, outcome)
+        request_id = request_id_of()
+        status = failure(outcome, request_id)
+        self._observer.entry_failed(method, CODE_NAMES[status.code], request_id, outcome)
+        return recommender_pb2.RecommendOutcome(error=status).SerializeToString()

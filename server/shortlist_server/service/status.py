@@ -20,6 +20,7 @@ from shortlist_server.errors import (
     QueryError,
     QueueFull,
 )
+from shortlist_server.telemetry.logs import REQUEST_ID_HEADER
 
 RETRY_WHEN_LOADED_SECONDS = 2
 RETRY_WHEN_FULL_MILLIS = 50
@@ -73,9 +74,15 @@ def internal_error(request_id: str) -> Any:
     )
 
 
-def to_grpc(status: Any) -> grpc.Status:
-    """The status as gRPC sends it, its details in the trailing metadata."""
-    return rpc_status.to_status(status)
+CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+"""Number of a status to its name."""
+
+
+def to_grpc(status: Any, request_id: str) -> grpc.Status:
+    """The status as gRPC sends it, its details and the request's id in the trailing metadata."""
+    sent: Any = rpc_status.to_status(status)  # a named tuple, which its types do not tell
+    answer: grpc.Status = sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID_HEADER, request_id)))
+    return answer
 
 
 def _packed(message: Any) -> any_pb2.Any:

@@ -13,6 +13,7 @@ METHODS = [
     "list_models",
     "recommend",
     "score",
+    "server_status",
     "similar_items",
 ]
 
