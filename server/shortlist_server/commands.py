@@ -8,6 +8,8 @@ import sys
 import threading
 from pathlib import Path
 
+from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the server's command to ``shortlist``."""
@@ -39,34 +41,12 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
 
-    _add_telemetry(serve)
+    add_telemetry_options(serve)
 
     health = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
     health.set_defaults(run=_health, extra="server")
     health.add_argument("--server", default="127.0.0.1:50051", metavar="HOST:PORT", help="default: 127.0.0.1:50051")
     health.add_argument("--timeout", type=float, default=2.0, metavar="SECONDS")
-
-
-def _add_telemetry(serve: argparse.ArgumentParser) -> None:
-    serve.add_argument(
-        "--metrics-port",
-        type=int,
-        metavar="P",
-        help="where Prometheus may scrape, 0 for any free port; off if not given",
-    )
-    serve.add_argument("--metrics-host", default="127.0.0.1", metavar="H", help="address of the metrics' port")
-    serve.add_argument(
-        "--traces",
-        default="auto",
-        metavar="T",
-        help="OpenTelemetry spans: on; off; auto: on where OTEL_EXPORTER_OTLP_ENDPOINT is set",
-    )
-    serve.add_argument("--log-format", choices=["text", "json"], default="text", help="one line each, to stderr")
-    serve.add_argument("--access-log", action="store_true", help="a line for every call")
-    serve.add_argument(
-        "--slow-ms", type=float, default=500.0, metavar="MS", help="a line for calls that take so long, 0 for none"
-    )
-    serve.add_argument("--channelz", action="store_true", help="serve gRPC's own account of its sockets and calls")
 
 
 def _health(options: argparse.Namespace) -> int:
@@ -90,10 +70,7 @@ def _serve(options: argparse.Namespace) -> int:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     if options.workers > 1:
         return _serve_by_workers(options)
-    # The process that started this one answers scrapes for it.
-    metrics_port = None if options.share_port else options.metrics_port
     from shortlist_server.app import ServerApp, ServerConfig
-    from shortlist_server.telemetry.config import TelemetryConfig
     from shortlist_server.telemetry.logs import log_to_stderr
 
     log_to_stderr(options.log_format)
@@ -115,13 +92,7 @@ def _serve(options: argparse.Namespace) -> int:
                 drain_seconds=options.drain_seconds,
                 grace_seconds=options.grace_seconds,
                 channelz=options.channelz,
-                telemetry=TelemetryConfig(
-                    metrics_port=metrics_port,
-                    metrics_host=options.metrics_host,
-                    slow_ms=options.slow_ms,
-                    access_log=options.access_log,
-                    traces=options.traces,
-                ),
+                telemetry=telemetry_config(options),
             )
         )
     except (OSError, ValueError, RuntimeError, AssertionError) as error:

@@ -68,6 +68,11 @@ class WorkersEndpoint:
             raise
 
     @property
+    def url(self) -> str:
+        """Where Prometheus may scrape."""
+        return self._endpoint.url
+
+    @property
     def environment(self) -> dict[str, str]:
         """What a worker must be started with to be counted."""
         return {**os.environ, FOLDER_VARIABLE: str(self._folder)}

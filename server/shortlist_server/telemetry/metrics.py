@@ -159,7 +159,7 @@ class Metrics:
         self.queue_depth = self._gauge("queue_depth", "Queries that wait or are computed.")
         self.queue_places = self._gauge("queue_places", "How many may wait or be computed before others are refused.")
         self.user_table_bytes = Labelled(
-            self._gauge("user_table_bytes", "Size of the user embeddings.", "version", "device")
+            self._gauge("user_table_bytes", "Size of the user embeddings.", "version", "device", mode="livemax")
         )
         self.device_memory = Labelled(
             self._gauge("device_memory_bytes", "Memory of the GPU, by what for; none without one.", "kind")
