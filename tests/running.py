@@ -9,7 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
 
-from shortlist_server.app import ServerApp, ServerConfig
+from shortlist_server.app import ServerApp
+from shortlist_server.config import ServerConfig
 from shortlist_server.errors import QueryError
 
 P = ParamSpec("P")

@@ -126,6 +126,7 @@ class Client:
     load_model = _blocking(model_rpcs.LOAD_MODEL)
     unload_model = _blocking(model_rpcs.UNLOAD_MODEL)
     set_label = _blocking(model_rpcs.SET_LABEL)
+    server_status = _blocking(model_rpcs.SERVER_STATUS)
 
     def stream_recommend(
         self, requests: Iterable[tuple[str, recommender_pb2.RecommendRequest]]
@@ -219,6 +220,7 @@ class AsyncClient:
     load_model = _awaitable(model_rpcs.LOAD_MODEL)
     unload_model = _awaitable(model_rpcs.UNLOAD_MODEL)
     set_label = _awaitable(model_rpcs.SET_LABEL)
+    server_status = _awaitable(model_rpcs.SERVER_STATUS)
 
     def with_timeout(self, seconds: float) -> Self:
         """A client with another deadline over the same connection."""

@@ -53,6 +53,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     models = commands.add_parser("models", help="ask a running server for its models")
     models_commands = models.add_subparsers(title="models commands", metavar="COMMAND", required=True)
     _add_connection(models_commands.add_parser("list", help="every version and its state"), _list_models)
+    _add_connection(models_commands.add_parser("status", help="how the server is doing"), _show_status)
     for name, help_, ask in (
         ("load", "load a version beside the others", _load_model),
         ("unload", "free a version after its last request", _unload_model),
@@ -222,6 +223,20 @@ def _list_models(client: Client, options: argparse.Namespace) -> None:
             f"overlap {shadow.mean_overlap:.3f}, {shadow.mean_shadow_micros:,.0f} us a request against "
             f"{shadow.mean_answer_micros:,.0f} us"
         )
+    return _show_status(client, options)
+
+
+def _show_status(client: Client, options: argparse.Namespace) -> None:
+    status = client.server_status()
+    if options.json:
+        return _print_json(None if status is None else dataclasses.asdict(status))
+    if status is None:
+        return None
+    _print(
+        f"process {status.pid}, {status.lane} lane, up {status.uptime_seconds:,.0f} s: "
+        f"{status.calls_answered:,} calls answered, {status.calls_failed:,} failed, "
+        f"{status.queue_depth:,} of {status.queue_places:,} places taken"
+    )
     return None
 
 
@@ -229,7 +244,8 @@ def _print_model(model: Model) -> None:
     mark = "*" if model.default else " "
     labels = f" [{', '.join(model.labels)}]" if model.labels else ""
     reason = f": {model.state_reason}" if model.state_reason else ""
-    _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}")
+    answers = f", {model.answers:,} answers" if model.answers else ""
+    _print(f"{mark} {model.version:>6}  {model.model_name or '?':<12} {model.state}{labels}{reason}{answers}")
 
 
 def _load_model(client: Client, options: argparse.Namespace) -> None:

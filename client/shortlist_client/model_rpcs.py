@@ -17,6 +17,18 @@ def _list_models() -> model_pb2.ListModelsRequest:
     return model_pb2.ListModelsRequest()
 
 
+def _server_status() -> model_pb2.ListModelsRequest:
+    """How the server is doing; of several processes on one port, the one that answers.
+
+    Returns:
+        ServerStatus, or None from a server that is too old to say.
+
+    Raises:
+        ShortlistError: see shortlist_client.errors.
+    """
+    return model_pb2.ListModelsRequest()
+
+
 def _get_model(*, model_version: int | None = None, model_label: str | None = None) -> model_pb2.GetModelRequest:
     """One version with its manifest.
 
@@ -95,4 +107,5 @@ LOAD_MODEL = Rpc(f"{_MODELS}LoadModel", _load_model, model_pb2.LoadModelResponse
 UNLOAD_MODEL = Rpc(f"{_MODELS}UnloadModel", _unload_model, model_pb2.UnloadModelResponse, responses.to_model)
 SET_LABEL = Rpc(f"{_MODELS}SetLabel", _set_label, model_pb2.SetLabelResponse, responses.to_model_or_none)
 LIST_MODELS = Rpc(f"{_MODELS}ListModels", _list_models, model_pb2.ListModelsResponse, responses.to_models)
+SERVER_STATUS = Rpc(f"{_MODELS}ListModels", _server_status, model_pb2.ListModelsResponse, responses.to_status)
 GET_MODEL = Rpc(f"{_MODELS}GetModel", _get_model, model_pb2.GetModelResponse, responses.to_details)

@@ -20,6 +20,7 @@ from shortlist_client.results import (
     ModelState,
     Recommendations,
     Scores,
+    ServerStatus,
     Shadow,
     Shortfall,
     SimilarItems,
@@ -113,6 +114,25 @@ def _to_model(model: model_pb2.Model) -> Model:
         labels=list(model.labels),
         default=model.default,
         model_name=model.model_name,
+        answers=model.answers,
+    )
+
+
+def to_status(response: model_pb2.ListModelsResponse) -> ServerStatus | None:
+    """How the process that answered is doing."""
+    if not response.HasField("status"):
+        return None
+    status = response.status
+    return ServerStatus(
+        uptime_seconds=status.uptime_seconds,
+        pid=status.pid,
+        lane=status.lane,
+        calls_answered=status.calls_answered,
+        calls_failed=status.calls_failed,
+        calls_in_flight=status.calls_in_flight,
+        queue_depth=status.queue_depth,
+        queue_places=status.queue_places,
+        last_swap_unix_seconds=status.last_swap_unix_seconds if status.HasField("last_swap_unix_seconds") else None,
     )
 
 

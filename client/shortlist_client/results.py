@@ -148,6 +148,7 @@ class Model:
         labels: the labels that point at it.
         default: whether it answers when no version is named.
         model_name: the kind of model, such as "ials".
+        answers: queries it has answered, as counted by the process that says so.
     """
 
     version: int
@@ -156,6 +157,34 @@ class Model:
     labels: Sequence[str]
     default: bool
     model_name: str
+    answers: int
+
+
+@dataclass(frozen=True, slots=True)
+class ServerStatus:
+    """How a server process is doing.
+
+    Attributes:
+        uptime_seconds: since it was started.
+        pid: its process id.
+        lane: how it answers unary queries: "fast", in batches; "plain", one by one.
+        calls_answered: calls that ended with OK since it was started.
+        calls_failed: calls that ended otherwise.
+        calls_in_flight: calls that have arrived and are not answered, the one that asked among them.
+        queue_depth: requests that wait or are computed.
+        queue_places: how many may, before others are refused.
+        last_swap_unix_seconds: since when the default version answers, after the epoch; None where there is none yet.
+    """
+
+    uptime_seconds: float
+    pid: int
+    lane: str
+    calls_answered: int
+    calls_failed: int
+    calls_in_flight: int
+    queue_depth: int
+    queue_places: int
+    last_swap_unix_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -42,6 +42,16 @@ class Admission:
         return self._requests * self._seconds_per_request
 
     @property
+    def places(self) -> int:
+        """How many calls may work and wait."""
+        return self._places
+
+    @property
+    def taken(self) -> int:
+        """How many do."""
+        return self._taken
+
+    @property
     def has_room(self) -> bool:
         """Whether one more may enter."""
         return self._taken < self._places
@@ -108,6 +118,15 @@ class Admission:
             self._give_turn_back()
 
     @contextmanager
+    def place(self, seconds_left: float | None, requests: int = 1) -> Iterator[None]:
+        """Takes a place and holds it; arguments and errors as of ``enter``."""
+        self.enter(seconds_left, requests)
+        try:
+            yield
+        finally:
+            self.leave(requests)
+
+    @contextmanager
     def turn(self, seconds_left: float | None, requests: int = 1) -> Iterator[None]:
         """Takes a place, waits for a turn and holds both.
 
@@ -119,12 +138,8 @@ class Admission:
             QueueFull: too many wait already, or so many that this one would not be answered in time.
             DeadlinePassed: the deadline passed first.
         """
-        self.enter(seconds_left, requests)
-        try:
-            with self.work(seconds_left):
-                yield
-        finally:
-            self.leave(requests)
+        with self.place(seconds_left, requests), self.work(seconds_left):
+            yield
 
     def _take_turn(self, seconds_left: float | None, *, first: bool) -> bool:
         line = self._first if first else self._others

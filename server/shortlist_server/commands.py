@@ -2,7 +2,6 @@
 
 import argparse
 import gc
-import logging
 import os
 import signal
 import sys
@@ -10,6 +9,7 @@ import threading
 from pathlib import Path
 
 from shortlist_server import access_commands
+from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
 
 _SWITCH_SECONDS = 0.0005
 """How long a thread may keep Python to itself: calls must not wait long for one that loads a version."""
@@ -64,6 +64,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument("--drain-seconds", type=float, default=0.0, help="from health NOT_SERVING to refusing new calls")
     serve.add_argument("--grace-seconds", type=float, default=10.0, help="for calls under way to finish at shutdown")
 
+    add_telemetry_options(serve)
     serve.add_argument("--admin", action="store_true", help="answer LoadModel, UnloadModel and SetLabel")
     access_commands.add_access_options(serve)
     access_commands.add_token_command(commands)
@@ -80,9 +81,11 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
     if options.workers > 1:
         return _serve_by_workers(options)
-    from shortlist_server.app import ServerApp, ServerConfig
+    from shortlist_server.app import ServerApp
+    from shortlist_server.config import ServerConfig
+    from shortlist_server.telemetry.logs import log_to_stderr
 
-    _log_to_stderr()
+    log_to_stderr(options.log_format)
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
@@ -107,6 +110,8 @@ def _serve(options: argparse.Namespace) -> int:
                 shadow=options.shadow,
                 admin=options.admin,
                 access=access_commands.access_config(options),
+                channelz=options.channelz,
+                telemetry=telemetry_config(options),
             )
         )
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
@@ -123,14 +128,12 @@ def _serve(options: argparse.Namespace) -> int:
     return 0
 
 
-def _log_to_stderr() -> None:
-    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
-
-
 def _serve_by_workers(options: argparse.Namespace) -> int:
+    from shortlist_server.telemetry.endpoint import workers_endpoint
+    from shortlist_server.telemetry.logs import log_to_stderr
     from shortlist_server.workers import Workers, reserve_port
 
-    _log_to_stderr()
+    log_to_stderr(options.log_format)
     try:
         port = reserve_port(options.host, options.port)
     except OSError as error:
@@ -144,8 +147,13 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
         # What this process was asked, and of the same option the last one counts.
         command = [sys.executable, "-m", "shortlist_client.main", *sys.argv[1:]]
         command += ["--workers", "1", "--port", str(number), "--share-port"]
-        workers = Workers(command, options.workers)
-        for signal_number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(signal_number, workers.stop)
-        host = f"[{options.host}]" if ":" in options.host else options.host
-        return workers.run(f"{host}:{number}")
+        try:
+            with workers_endpoint(options.metrics_host, options.metrics_port) as metrics:
+                workers = Workers(command, options.workers, metrics)
+                for signal_number in (signal.SIGTERM, signal.SIGINT):
+                    signal.signal(signal_number, workers.stop)
+                host = f"[{options.host}]" if ":" in options.host else options.host
+                return workers.run(f"{host}:{number}")
+        except OSError as error:
+            sys.stderr.write(f"shortlist: {error}\n")
+            return 1

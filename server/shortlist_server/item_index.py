@@ -1,7 +1,9 @@
 """Nearest items by inner product, exactly k of them whatever is left out."""
 
 import math
+import time
 from collections import defaultdict
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +12,9 @@ import numpy.typing as npt
 from shortlist_server.exact import Found, Neighbours, best_rows
 from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_attributes import AllowedItems
+
+OnSearch = Callable[[float], None]
+"""Is told what a search took, in seconds."""
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
@@ -61,6 +66,9 @@ class ItemIndex:
         vectors: (items, d) float32.
         scale: (items,) float32 that brings each vector to the length it has in the index; None for as it is.
         scan_cost: how many times the usual search of the index it takes to score every item.
+
+    Attributes:
+        on_search: is told what every search took, in seconds.
     """
 
     def __init__(
@@ -74,6 +82,7 @@ class ItemIndex:
         self._vectors = vectors
         self._scale = scale
         self._scan_cost = scan_cost
+        self.on_search: OnSearch = lambda _: None
 
     def __len__(self) -> int:
         return len(self._vectors)
@@ -89,6 +98,12 @@ class ItemIndex:
         An approximate index is asked for as many more as are excluded. Where it would take longer than scoring every
         item, the filter is restrictive, or the index brings too few, all allowed items are scored instead.
         """
+        began = time.perf_counter()
+        found = self._search(searches)
+        self.on_search(time.perf_counter() - began)
+        return found
+
+    def _search(self, searches: Searches) -> Found:
         if self._index.exact and not any(searches.allowed):
             return best_rows(self._vectors, self._scale, searches.vectors, searches.ks, searches.excluded)
         found: list[Neighbours | None] = [None] * len(searches)

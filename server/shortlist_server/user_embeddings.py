@@ -33,6 +33,11 @@ class UserEmbeddings:
         """Where the table lives."""
         return self._device
 
+    @property
+    def size_bytes(self) -> int:
+        """What the table takes, on the GPU or mapped into memory."""
+        return self._in_memory.nbytes
+
     def gather(self, rows: Int64Array) -> Float32Array:
         """(n, d) float32 on the CPU, the i-th for the i-th of ``rows`` (n,)."""
         if self._on_device is not None:

@@ -12,6 +12,8 @@ import threading
 import time
 from collections.abc import Sequence
 
+from shortlist_server.telemetry.endpoint import WorkersEndpoint
+
 log = logging.getLogger(__name__)
 
 _LOOK_SECONDS = 0.2
@@ -46,9 +48,11 @@ class Workers:
     Args:
         command: what each runs; it prints a line when it listens.
         count: how many.
+        metrics: where one scrape covers them all; None for nowhere.
     """
 
-    def __init__(self, command: Sequence[str], count: int) -> None:
+    def __init__(self, command: Sequence[str], count: int, metrics: WorkersEndpoint | None = None) -> None:
+        self._metrics = metrics
         self._command = command
         self._count = count
         self._stop = threading.Event()
@@ -85,13 +89,21 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C at a terminal reaches this process alone, which then stops the workers in order.
-        return subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        environment = None if self._metrics is None else self._metrics.environment
+        process = subprocess.Popen(
+            self._command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+        )
+        if self._metrics is not None:
+            self._metrics.worker_started()
+        return process
 
     def _replace_dead(self) -> None:
         for place, process in enumerate(self._processes):
             if process.poll() is None or time.monotonic() - self._started[place] < _RESTART_SECONDS:
                 continue
             log.error("worker %d ended with %d and is started again", process.pid, process.returncode)
+            if self._metrics is not None:
+                self._metrics.worker_died(process.pid)
             self._processes[place], self._started[place] = self._start(), time.monotonic()
 
 

@@ -15,7 +15,7 @@ from shortlist_client import recommend_request as request
 from shortlist_client.main import main
 from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import ADMIN_METHODS
-from shortlist_server.app import ServerConfig
+from shortlist_server.config import ServerConfig
 from tests.callers import (
     ASKED,
     CODE,

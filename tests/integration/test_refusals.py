@@ -28,6 +28,8 @@ from shortlist_client import (
     UserNotFound,
 )
 from shortlist_server.admission import Admission
+from shortlist_server.app import ServerApp
+from shortlist_server.config import ServerConfig
 from shortlist_server.exact import Found
 from shortlist_server.item_index import ItemIndex, Searches
 from shortlist_server.model.folder import LoadedModel
@@ -428,7 +430,5 @@ def test_the_client_says_that_there_is_no_server() -> None:
 
 
 def test_a_second_server_cannot_take_the_same_port(small_server: str, small_models: Path) -> None:
-    from shortlist_server.app import ServerApp, ServerConfig
-
     with pytest.raises(OSError, match="it is in use"):
         ServerApp(ServerConfig(models_dir=small_models, port=int(small_server.rpartition(":")[2])))

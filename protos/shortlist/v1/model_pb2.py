@@ -26,7 +26,7 @@ from shortlist.v1 import common_pb2 as shortlist_dot_v1_dot_common__pb2
 from shortlist.v1 import manifest_pb2 as shortlist_dot_v1_dot_manifest__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shortlist/v1/model.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\x1a\x1bshortlist/v1/manifest.proto\"\x8c\x01\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.shortlist.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\x12\x12\n\nmodel_name\x18\x06 \x01(\t\"\x13\n\x11ListModelsRequest\"\x84\x01\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.shortlist.v1.Model\x12#\n\x06splits\x18\x02 \x03(\x0b\x32\x13.shortlist.v1.Split\x12$\n\x06shadow\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Shadow\"\'\n\x05Split\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"\xab\x01\n\x06Shadow\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x19\n\x11\x63ompared_requests\x18\x03 \x01(\x04\x12\x18\n\x10skipped_requests\x18\x04 \x01(\x04\x12\x14\n\x0cmean_overlap\x18\x05 \x01(\x01\x12\x1a\n\x12mean_answer_micros\x18\x06 \x01(\x01\x12\x1a\n\x12mean_shadow_micros\x18\x07 \x01(\x01\"=\n\x0fGetModelRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.shortlist.v1.ModelSelector\"e\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\x12-\n\x08manifest\x18\x02 \x01(\x0b\x32\x1b.shortlist.v1.ModelManifest\"#\n\x10LoadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"%\n\x12UnloadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"1\n\x0fSetLabelRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"6\n\x10SetLabelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\x97\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.shortlist.v1.ListModelsRequest\x1a .shortlist.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.shortlist.v1.GetModelRequest\x1a\x1e.shortlist.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.shortlist.v1.LoadModelRequest\x1a\x1f.shortlist.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .shortlist.v1.UnloadModelRequest\x1a!.shortlist.v1.UnloadModelResponse\x12I\n\x08SetLabel\x12\x1d.shortlist.v1.SetLabelRequest\x1a\x1e.shortlist.v1.SetLabelResponseB\x02P\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x18shortlist/v1/model.proto\x12\x0cshortlist.v1\x1a\x19shortlist/v1/common.proto\x1a\x1bshortlist/v1/manifest.proto\"\x9d\x01\n\x05Model\x12\x0f\n\x07version\x18\x01 \x01(\x04\x12\'\n\x05state\x18\x02 \x01(\x0e\x32\x18.shortlist.v1.ModelState\x12\x14\n\x0cstate_reason\x18\x03 \x01(\t\x12\x0e\n\x06labels\x18\x04 \x03(\t\x12\x0f\n\x07\x64\x65\x66\x61ult\x18\x05 \x01(\x08\x12\x12\n\nmodel_name\x18\x06 \x01(\t\x12\x0f\n\x07\x61nswers\x18\x14 \x01(\x04\"\xf3\x01\n\x0cServerStatus\x12\x16\n\x0euptime_seconds\x18\x01 \x01(\x01\x12\x0b\n\x03pid\x18\x02 \x01(\r\x12\x0c\n\x04lane\x18\x03 \x01(\t\x12\x16\n\x0e\x63\x61lls_answered\x18\x04 \x01(\x04\x12\x14\n\x0c\x63\x61lls_failed\x18\x05 \x01(\x04\x12\x17\n\x0f\x63\x61lls_in_flight\x18\x06 \x01(\r\x12\x13\n\x0bqueue_depth\x18\x07 \x01(\r\x12\x14\n\x0cqueue_places\x18\x08 \x01(\r\x12#\n\x16last_swap_unix_seconds\x18\t \x01(\x01H\x00\x88\x01\x01\x42\x19\n\x17_last_swap_unix_seconds\"\x13\n\x11ListModelsRequest\"\xb0\x01\n\x12ListModelsResponse\x12#\n\x06models\x18\x01 \x03(\x0b\x32\x13.shortlist.v1.Model\x12#\n\x06splits\x18\x02 \x03(\x0b\x32\x13.shortlist.v1.Split\x12$\n\x06shadow\x18\x03 \x01(\x0b\x32\x14.shortlist.v1.Shadow\x12*\n\x06status\x18\x14 \x01(\x0b\x32\x1a.shortlist.v1.ServerStatus\"\'\n\x05Split\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07percent\x18\x02 \x01(\x01\"\xab\x01\n\x06Shadow\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\x12\x19\n\x11\x63ompared_requests\x18\x03 \x01(\x04\x12\x18\n\x10skipped_requests\x18\x04 \x01(\x04\x12\x14\n\x0cmean_overlap\x18\x05 \x01(\x01\x12\x1a\n\x12mean_answer_micros\x18\x06 \x01(\x01\x12\x1a\n\x12mean_shadow_micros\x18\x07 \x01(\x01\"=\n\x0fGetModelRequest\x12*\n\x05model\x18\x01 \x01(\x0b\x32\x1b.shortlist.v1.ModelSelector\"e\n\x10GetModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\x12-\n\x08manifest\x18\x02 \x01(\x0b\x32\x1b.shortlist.v1.ModelManifest\"#\n\x10LoadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"7\n\x11LoadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"%\n\x12UnloadModelRequest\x12\x0f\n\x07version\x18\x01 \x01(\x04\"9\n\x13UnloadModelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model\"1\n\x0fSetLabelRequest\x12\r\n\x05label\x18\x01 \x01(\t\x12\x0f\n\x07version\x18\x02 \x01(\x04\"6\n\x10SetLabelResponse\x12\"\n\x05model\x18\x01 \x01(\x0b\x32\x13.shortlist.v1.Model*\x8c\x01\n\nModelState\x12\x1b\n\x17MODEL_STATE_UNSPECIFIED\x10\x00\x12\x19\n\x15MODEL_STATE_AVAILABLE\x10\x01\x12\x17\n\x13MODEL_STATE_LOADING\x10\x02\x12\x15\n\x11MODEL_STATE_READY\x10\x03\x12\x16\n\x12MODEL_STATE_FAILED\x10\x04\x32\x97\x03\n\x0cModelService\x12O\n\nListModels\x12\x1f.shortlist.v1.ListModelsRequest\x1a .shortlist.v1.ListModelsResponse\x12I\n\x08GetModel\x12\x1d.shortlist.v1.GetModelRequest\x1a\x1e.shortlist.v1.GetModelResponse\x12L\n\tLoadModel\x12\x1e.shortlist.v1.LoadModelRequest\x1a\x1f.shortlist.v1.LoadModelResponse\x12R\n\x0bUnloadModel\x12 .shortlist.v1.UnloadModelRequest\x1a!.shortlist.v1.UnloadModelResponse\x12I\n\x08SetLabel\x12\x1d.shortlist.v1.SetLabelRequest\x1a\x1e.shortlist.v1.SetLabelResponseB\x02P\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
@@ -34,34 +34,36 @@ _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'shortlist.v1.model_pb2', _g
 if not _descriptor._USE_C_DESCRIPTORS:
   _globals['DESCRIPTOR']._loaded_options = None
   _globals['DESCRIPTOR']._serialized_options = b'P\001'
-  _globals['_MODELSTATE']._serialized_start=1078
-  _globals['_MODELSTATE']._serialized_end=1218
+  _globals['_MODELSTATE']._serialized_start=1385
+  _globals['_MODELSTATE']._serialized_end=1525
   _globals['_MODEL']._serialized_start=99
-  _globals['_MODEL']._serialized_end=239
-  _globals['_LISTMODELSREQUEST']._serialized_start=241
-  _globals['_LISTMODELSREQUEST']._serialized_end=260
-  _globals['_LISTMODELSRESPONSE']._serialized_start=263
-  _globals['_LISTMODELSRESPONSE']._serialized_end=395
-  _globals['_SPLIT']._serialized_start=397
-  _globals['_SPLIT']._serialized_end=436
-  _globals['_SHADOW']._serialized_start=439
-  _globals['_SHADOW']._serialized_end=610
-  _globals['_GETMODELREQUEST']._serialized_start=612
-  _globals['_GETMODELREQUEST']._serialized_end=673
-  _globals['_GETMODELRESPONSE']._serialized_start=675
-  _globals['_GETMODELRESPONSE']._serialized_end=776
-  _globals['_LOADMODELREQUEST']._serialized_start=778
-  _globals['_LOADMODELREQUEST']._serialized_end=813
-  _globals['_LOADMODELRESPONSE']._serialized_start=815
-  _globals['_LOADMODELRESPONSE']._serialized_end=870
-  _globals['_UNLOADMODELREQUEST']._serialized_start=872
-  _globals['_UNLOADMODELREQUEST']._serialized_end=909
-  _globals['_UNLOADMODELRESPONSE']._serialized_start=911
-  _globals['_UNLOADMODELRESPONSE']._serialized_end=968
-  _globals['_SETLABELREQUEST']._serialized_start=970
-  _globals['_SETLABELREQUEST']._serialized_end=1019
-  _globals['_SETLABELRESPONSE']._serialized_start=1021
-  _globals['_SETLABELRESPONSE']._serialized_end=1075
-  _globals['_MODELSERVICE']._serialized_start=1221
-  _globals['_MODELSERVICE']._serialized_end=1628
+  _globals['_MODEL']._serialized_end=256
+  _globals['_SERVERSTATUS']._serialized_start=259
+  _globals['_SERVERSTATUS']._serialized_end=502
+  _globals['_LISTMODELSREQUEST']._serialized_start=504
+  _globals['_LISTMODELSREQUEST']._serialized_end=523
+  _globals['_LISTMODELSRESPONSE']._serialized_start=526
+  _globals['_LISTMODELSRESPONSE']._serialized_end=702
+  _globals['_SPLIT']._serialized_start=704
+  _globals['_SPLIT']._serialized_end=743
+  _globals['_SHADOW']._serialized_start=746
+  _globals['_SHADOW']._serialized_end=917
+  _globals['_GETMODELREQUEST']._serialized_start=919
+  _globals['_GETMODELREQUEST']._serialized_end=980
+  _globals['_GETMODELRESPONSE']._serialized_start=982
+  _globals['_GETMODELRESPONSE']._serialized_end=1083
+  _globals['_LOADMODELREQUEST']._serialized_start=1085
+  _globals['_LOADMODELREQUEST']._serialized_end=1120
+  _globals['_LOADMODELRESPONSE']._serialized_start=1122
+  _globals['_LOADMODELRESPONSE']._serialized_end=1177
+  _globals['_UNLOADMODELREQUEST']._serialized_start=1179
+  _globals['_UNLOADMODELREQUEST']._serialized_end=1216
+  _globals['_UNLOADMODELRESPONSE']._serialized_start=1218
+  _globals['_UNLOADMODELRESPONSE']._serialized_end=1275
+  _globals['_SETLABELREQUEST']._serialized_start=1277
+  _globals['_SETLABELREQUEST']._serialized_end=1326
+  _globals['_SETLABELRESPONSE']._serialized_start=1328
+  _globals['_SETLABELRESPONSE']._serialized_end=1382
+  _globals['_MODELSERVICE']._serialized_start=1528
+  _globals['_MODELSERVICE']._serialized_end=1935
 # @@protoc_insertion_point(module_scope)

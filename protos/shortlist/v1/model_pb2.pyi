@@ -65,6 +65,7 @@ class Model(google.protobuf.message.Message):
     LABELS_FIELD_NUMBER: builtins.int
     DEFAULT_FIELD_NUMBER: builtins.int
     MODEL_NAME_FIELD_NUMBER: builtins.int
+    ANSWERS_FIELD_NUMBER: builtins.int
     version: builtins.int
     """Its number: the newest has the highest."""
     state: global___ModelState.ValueType
@@ -75,6 +76,8 @@ class Model(google.protobuf.message.Message):
     """Whether requests that name no model are answered by this version."""
     model_name: builtins.str
     """The name of the kind of model, such as "ials"; empty when the manifest could not be read."""
+    answers: builtins.int
+    """Queries that this version has answered, as counted by the process that answers this call since it was started."""
     @property
     def labels(self) -> google.protobuf.internal.containers.RepeatedScalarFieldContainer[builtins.str]:
         """Labels that point here."""
@@ -88,10 +91,63 @@ class Model(google.protobuf.message.Message):
         labels: collections.abc.Iterable[builtins.str] | None = ...,
         default: builtins.bool = ...,
         model_name: builtins.str = ...,
+        answers: builtins.int = ...,
     ) -> None: ...
-    def ClearField(self, field_name: typing.Literal["default", b"default", "labels", b"labels", "model_name", b"model_name", "state", b"state", "state_reason", b"state_reason", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["answers", b"answers", "default", b"default", "labels", b"labels", "model_name", b"model_name", "state", b"state", "state_reason", b"state_reason", "version", b"version"]) -> None: ...
 
 global___Model = Model
+
+@typing.final
+class ServerStatus(google.protobuf.message.Message):
+    """How a server process is doing. Of several workers on one port, the one that answers."""
+
+    DESCRIPTOR: google.protobuf.descriptor.Descriptor
+
+    UPTIME_SECONDS_FIELD_NUMBER: builtins.int
+    PID_FIELD_NUMBER: builtins.int
+    LANE_FIELD_NUMBER: builtins.int
+    CALLS_ANSWERED_FIELD_NUMBER: builtins.int
+    CALLS_FAILED_FIELD_NUMBER: builtins.int
+    CALLS_IN_FLIGHT_FIELD_NUMBER: builtins.int
+    QUEUE_DEPTH_FIELD_NUMBER: builtins.int
+    QUEUE_PLACES_FIELD_NUMBER: builtins.int
+    LAST_SWAP_UNIX_SECONDS_FIELD_NUMBER: builtins.int
+    uptime_seconds: builtins.float
+    """Seconds since the process was started."""
+    pid: builtins.int
+    """Its process id."""
+    lane: builtins.str
+    """How it answers unary queries: "fast", in batches; "plain", one by one."""
+    calls_answered: builtins.int
+    """Calls that ended with OK since it was started."""
+    calls_failed: builtins.int
+    """Calls that ended otherwise."""
+    calls_in_flight: builtins.int
+    """Calls that have arrived and are not answered, this one among them."""
+    queue_depth: builtins.int
+    """Requests that wait or are computed."""
+    queue_places: builtins.int
+    """How many may, before others are refused."""
+    last_swap_unix_seconds: builtins.float
+    """Since when the default version answers, in seconds since the epoch; absent where there is none yet."""
+    def __init__(
+        self,
+        *,
+        uptime_seconds: builtins.float = ...,
+        pid: builtins.int = ...,
+        lane: builtins.str = ...,
+        calls_answered: builtins.int = ...,
+        calls_failed: builtins.int = ...,
+        calls_in_flight: builtins.int = ...,
+        queue_depth: builtins.int = ...,
+        queue_places: builtins.int = ...,
+        last_swap_unix_seconds: builtins.float | None = ...,
+    ) -> None: ...
+    def HasField(self, field_name: typing.Literal["_last_swap_unix_seconds", b"_last_swap_unix_seconds", "last_swap_unix_seconds", b"last_swap_unix_seconds"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["_last_swap_unix_seconds", b"_last_swap_unix_seconds", "calls_answered", b"calls_answered", "calls_failed", b"calls_failed", "calls_in_flight", b"calls_in_flight", "lane", b"lane", "last_swap_unix_seconds", b"last_swap_unix_seconds", "pid", b"pid", "queue_depth", b"queue_depth", "queue_places", b"queue_places", "uptime_seconds", b"uptime_seconds"]) -> None: ...
+    def WhichOneof(self, oneof_group: typing.Literal["_last_swap_unix_seconds", b"_last_swap_unix_seconds"]) -> typing.Literal["last_swap_unix_seconds"] | None: ...
+
+global___ServerStatus = ServerStatus
 
 @typing.final
 class ListModelsRequest(google.protobuf.message.Message):
@@ -114,6 +170,7 @@ class ListModelsResponse(google.protobuf.message.Message):
     MODELS_FIELD_NUMBER: builtins.int
     SPLITS_FIELD_NUMBER: builtins.int
     SHADOW_FIELD_NUMBER: builtins.int
+    STATUS_FIELD_NUMBER: builtins.int
     @property
     def models(self) -> google.protobuf.internal.containers.RepeatedCompositeFieldContainer[global___Model]:
         """Newest first."""
@@ -126,15 +183,20 @@ class ListModelsResponse(google.protobuf.message.Message):
     def shadow(self) -> global___Shadow:
         """Questions that were asked of a second version too, to compare; absent where the operator has not turned it on."""
 
+    @property
+    def status(self) -> global___ServerStatus:
+        """How the process that answers is doing."""
+
     def __init__(
         self,
         *,
         models: collections.abc.Iterable[global___Model] | None = ...,
         splits: collections.abc.Iterable[global___Split] | None = ...,
         shadow: global___Shadow | None = ...,
+        status: global___ServerStatus | None = ...,
     ) -> None: ...
-    def HasField(self, field_name: typing.Literal["shadow", b"shadow"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["models", b"models", "shadow", b"shadow", "splits", b"splits"]) -> None: ...
+    def HasField(self, field_name: typing.Literal["shadow", b"shadow", "status", b"status"]) -> builtins.bool: ...
+    def ClearField(self, field_name: typing.Literal["models", b"models", "shadow", b"shadow", "splits", b"splits", "status", b"status"]) -> None: ...
 
 global___ListModelsResponse = ListModelsResponse
 

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -107,6 +107,8 @@ class ModelStore:
         default_label: bears the version that answers when none is named; None, or while no loaded version bears it, for
             the newest.
         splits: shares of the users whose requests go to the version of a label when they name none.
+        on_event: is told what becomes of a version: "ready", "default", "refused" or "unloaded", its number, and the
+            version itself where it is ready.
     """
 
     def __init__(
@@ -117,7 +119,9 @@ class ModelStore:
         keep: int = 1,
         default_label: str | None = None,
         splits: Sequence[Split] = (),
+        on_event: Callable[[str, int, LoadedModel | None], None] = lambda *_: None,
     ) -> None:
+        self._on_event = on_event
         self._models_dir = models_dir
         self._device = device
         self._keep = keep
@@ -154,6 +158,7 @@ class ModelStore:
                 for number in self._entries.keys() - {*wanted}:
                     log.info("version %d answers no more and is freed after its last request", number)
                     del self._entries[number]
+                    self._on_event("unloaded", number, None)
                 self._serve(choices, wanted[0])
             self._refused = {number: refusal for number, refusal in self._refused.items() if number in numbers}
             return bool(self._entries)
@@ -165,6 +170,7 @@ class ModelStore:
         before = self._serving.default
         self._serving = _Serving(models, choices.labels, default)
         if before is not default:
+            self._on_event("default", default.version, default)
             log.info("version %d answers now%s", default.version, f" in place of {before.version}" if before else "")
 
     def _ensure(self, number: int) -> bool:
@@ -185,14 +191,18 @@ class ModelStore:
         self._being_loaded = number
         try:
             self._entries[number] = _Entry(self._load(folder), appearance)
+            self._on_event("ready", number, self._entries[number].model)
             self._refused.pop(number, None)
         except BadModel as error:
             self._refused[number] = _Refusal(appearance, str(error))
+            self._on_event("refused", number, None)
             log.error("version %d in %s is refused: %s", number, self._models_dir, error)
-        except Exception as error:
+        except Exception:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
             again = time.monotonic() + _RETRY_SECONDS
-            self._refused[number] = _Refusal(appearance, f"cannot be loaded: {error}", again)
+            # What nobody foresaw is for the log alone.
+            self._refused[number] = _Refusal(appearance, "it cannot be loaded; the server's log tells why", again)
+            self._on_event("refused", number, None)
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
         finally:
             self._being_loaded = None

@@ -16,6 +16,7 @@ from shortlist_server.model.store import ModelStore
 from shortlist_server.queries import Cluster, ClusterKind, Ranking, Recommendation, Shortfall, Source
 from shortlist_server.recommend import Recommender
 from shortlist_server.service import requests, wire
+from shortlist_server.telemetry.observer import Observer
 
 Q = TypeVar("Q")
 Outcome = bytes | Exception
@@ -51,10 +52,12 @@ class Answers:
 
     Args:
         store: says which model answers.
+        observer: is told of every batch.
     """
 
-    def __init__(self, store: ModelStore) -> None:
+    def __init__(self, store: ModelStore, observer: Observer) -> None:
         self._store = store
+        self._observer = observer
 
     def recommend(
         self, messages: Sequence[recommender_pb2.RecommendRequest], arrived: Sequence[float]
@@ -73,15 +76,18 @@ class Answers:
     def score(
         self,
         messages: Sequence[recommender_pb2.ScoreRequest],
-        arrived: Sequence[float],  # noqa: ARG002 # its answer has no timing
+        arrived: Sequence[float],
     ) -> list[bytes | QueryError]:
         """The model's predictions for each user and the items beside it: ScoreResponses."""
         answers: list[bytes | QueryError] = []
+        self._observer.batch_began("score", arrived)
         for message in messages:
+            began = time.perf_counter()
             try:
                 requests.check_score_request(message)
                 model = self.model(message.model) if message.HasField("model") else self.for_user(message)
                 scores = model.recommender.score(message.user_id, message.item_ids)
+                self._observer.batch_answered("score", model.version, [scores], began)
                 response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
                 answers.append(response.SerializeToString())
             except QueryError as error:
@@ -124,7 +130,7 @@ class Answers:
             response: an empty message of the answers' kind.
             description: what is said of a ranking beside its items, the model and the time, written.
         """
-        started = time.perf_counter()
+        started = self._observer.batch_began(method.__name__, arrived)
         answers: list[bytes | QueryError] = [b""] * len(messages)
         by_version: dict[int, tuple[LoadedModel, list[tuple[int, Q, Sequence[str]]]]] = {}
         for place, message in enumerate(messages):

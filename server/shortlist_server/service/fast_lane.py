@@ -2,7 +2,8 @@
 
 ``grpc.server`` hands every call from the thread that polls to one of a pool, which costs more than the search for a
 small catalogue. Here one thread takes every call that is ready, answers them together, and sends; at idle a call is
-answered at once, and under load batches grow by themselves. docs/decisions/0014-two-lanes.md has the measurements.
+answered at once, and under load batches grow by themselves. docs/decisions/0014-two-lanes.md has the measurements, and
+0018-overload.md says what happens when more comes than can be answered.
 
 This leans on ``grpc._cython.cygrpc``, which is not a public interface: ``self_test`` says whether this grpcio still has
 it as it was, and nothing else of the server may depend on it.
@@ -12,9 +13,8 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from concurrent import futures
-from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -23,18 +23,23 @@ import grpc
 from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
+from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, QueryError, QueueFull
+from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueryError, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
+from shortlist_server.service.fast_calls import Call, Method, Requests
 from shortlist_server.service.fast_streams import Stream, StreamMethod
-from shortlist_server.service.guard import CallsUnderWay, failure
-from shortlist_server.service.status import to_grpc
+from shortlist_server.service.guard import Guard
 
 log = logging.getLogger(__name__)
 
-_REQUESTED_CALLS = 256
-"""Calls that gRPC may hand over before the next look at the queue."""
+_CALLS_AT_ONCE = 256
+"""Calls of a method that gRPC may hand over before the next look at the queue."""
+
+_REFUSALS_PER_SECOND = 2_000
+"""Refusing a call takes some 50 us, so that a tenth of a core goes into refusals at most. The other calls wait in
+gRPC, which refuses them by itself when a thousand do."""
 
 _BATCH = 64
 """Requests answered together at most: more would wait longer than they save."""
@@ -50,91 +55,6 @@ _LOOK_SECONDS = 0.2
 
 _LAST_ANSWER_SECONDS = 5.0
 
-_NO_FLAGS = 0
-_NO_METADATA: tuple[Any, ...] = ()
-
-
-def _holds_several(method: "Method | StreamMethod") -> bool:
-    return isinstance(method, Method) and method.entries is not _alone
-
-
-def _alone(message: Any) -> Sequence[Any]:
-    return [message]
-
-
-def _only(outcomes: Sequence[Outcome]) -> Outcome:
-    return outcomes[0]
-
-
-@dataclass(frozen=True)
-class Method:
-    """A method of the lane that answers each call by one message.
-
-    Attributes:
-        request: its message class.
-        answer: from requests to outcomes.
-        entries: the requests in a message, at least one; may raise QueryError.
-        joined: the message's outcome, made of those of its requests.
-    """
-
-    request: Any
-    answer: Answer
-    entries: Callable[[Any], Sequence[Any]] = _alone
-    joined: Callable[[Sequence[Outcome]], Outcome] = _only
-
-
-@dataclass(slots=True, eq=False)
-class _Call:
-    """A call that came in: the tag of its events.
-
-    Attributes:
-        path: "/package.Service/Method".
-        method: what stands there.
-        core: gRPC's own handle of it.
-        deadline: seconds since the epoch; infinite where there is none.
-        metadata: the caller's.
-        arrived: by ``time.perf_counter``.
-        entries: the requests in its message, once it is read.
-        outcomes: of the first of them.
-        has_place: among those that wait and work.
-        answered: its answer is on its way, or it needs none.
-    """
-
-    path: str
-    method: Any
-    core: Any
-    deadline: float
-    metadata: Any
-    arrived: float = field(default_factory=time.perf_counter)
-    entries: Sequence[Any] = ()
-    outcomes: list[Outcome] = field(default_factory=list)
-    has_place: bool = False
-    answered: bool = False
-
-    def take(self, at_most: int) -> list[tuple[Any, float]]:
-        """Requests to be answered now, and when each came."""
-        done = len(self.outcomes)
-        return [(entry, self.arrived) for entry in self.entries[done : done + at_most]]
-
-    # As grpc.ServicerContext, for the gate.
-    def invocation_metadata(self) -> Any:
-        """The caller's."""
-        return self.metadata
-
-    def peer(self) -> str:
-        """The caller's address."""
-        address: bytes = self.core.peer()
-        return address.decode()
-
-    def peer_identities(self) -> Sequence[bytes] | None:
-        """The names in the caller's certificate."""
-        names: Sequence[bytes] | None = cygrpc.peer_identities(self.core)
-        return names
-
-
-_Requests = list[tuple[Any, float]]
-"""Requests, and when each came."""
-
 
 class FastLane:
     """Answers some methods of a server that has not been started.
@@ -143,9 +63,8 @@ class FastLane:
         server: an ordinary server, which must not have the same methods among its handlers.
         methods: path to method.
         admission: says how many calls may wait, and when a batch may be worked on.
-        under_way: counts the calls.
         streams: says whether one more stream may be open.
-        gate: says which calls are let in; None for all of them.
+        guard: what happens around calls.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
@@ -156,21 +75,23 @@ class FastLane:
         server: grpc.Server,
         methods: Mapping[str, Method | StreamMethod],
         admission: Admission,
-        under_way: CallsUnderWay,
         streams: Admission,
-        gate: Gate | None = None,
+        guard: Guard,
     ) -> None:
         self._methods = methods
-        self._gate = gate
+        self._guard = guard
+        self._gate = guard.gate if guard.gate.asks_readers else None
         self._admission = admission
-        self._under_way = under_way
         self._streams = streams
         self._core = server._state.server  # type: ignore[attr-defined]  # both lanes share it
         self._queue = cygrpc.CompletionQueue()
         self._core.register_completion_queue(self._queue)
         for path in methods:
             self._core.register_method(path)
-        self._waiting: deque[_Call | Stream] = deque()
+        self._asked_for = dict.fromkeys(methods, 0)
+        self._may_refuse = float(_CALLS_AT_ONCE)
+        self._last_asked = time.perf_counter()
+        self._waiting: deque[Call | Stream] = deque()
         self._polling = threading.Lock()
         self._busy_since: float | None = None
         self._ended = threading.Event()
@@ -178,9 +99,7 @@ class FastLane:
 
     def start(self) -> None:
         """Takes calls; the server must have been started."""
-        for path in self._methods:
-            for _ in range(_REQUESTED_CALLS):
-                self._request_call(path)
+        self._ask_for_calls()
         self._thread.start()
         threading.Thread(target=self._watch, name="fast-lane-watch", daemon=True).start()
 
@@ -189,14 +108,24 @@ class FastLane:
         self._ended.set()
         self._thread.join(_LAST_ANSWER_SECONDS)
 
-    def _request_call(self, path: str) -> None:
-        try:
-            self._core.request_registered_call(self._queue, self._queue, path, path)
-        except ValueError:
-            log.debug("the server is shutting down")
+    def _ask_for_calls(self) -> None:
+        """Lets gRPC hand over as many calls as there is room for, and a few to refuse."""
+        now = time.perf_counter()
+        earned = (now - self._last_asked) * _REFUSALS_PER_SECOND
+        self._may_refuse = min(self._may_refuse + earned, _CALLS_AT_ONCE)
+        self._last_asked = now
+        room = max(self._admission.places - self._admission.taken, 0) + int(max(self._may_refuse, 0))
+        for path, asked_for in self._asked_for.items():
+            for _ in range(min(room, _CALLS_AT_ONCE) - asked_for):
+                try:
+                    self._core.request_registered_call(self._queue, self._queue, path, path)
+                    self._asked_for[path] += 1
+                except ValueError:
+                    log.debug("the server is shutting down")
+                    return
 
     def _run(self) -> None:
-        worked_on: list[tuple[_Call | Stream, Sequence[Outcome]]] = []
+        worked_on: list[tuple[Call | Stream, Sequence[Outcome]]] = []
         while True:
             with self._polling:
                 for call, outcomes in worked_on:
@@ -205,30 +134,41 @@ class FastLane:
                     # Here and not in close: whoever sends something to a queue that is shut down ends the process.
                     self._queue.shutdown()
                     return
+                self._ask_for_calls()
                 self._take(time.time() + _LOOK_SECONDS)
                 batch, worked_on = self._next(), []
                 self._busy_since = time.perf_counter()
             try:
                 if batch:
-                    with self._admission.work():
+                    with self._admission.work(first=True):
                         worked_on = self._answer(batch)
             except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
             self._busy_since = None
 
-    def _next(self) -> list[tuple["_Call | Stream", _Requests]]:
+    def _next(self) -> list[tuple[Call | Stream, Requests]]:
         """The next requests, as many as one batch may have."""
         batch, room = [], _BATCH
         while self._waiting and room:
             call = self._waiting.popleft()
+            if isinstance(call, Call) and call.gone:
+                self._is_over(call)
+                continue
             requests = call.take(room)
             room -= len(requests)
             batch.append((call, requests))
+        # Who waits for more than a batch may give up meanwhile. For all calls, being told would cost a tenth of them.
+        for call in self._waiting:
+            if isinstance(call, Call) and not call.followed:
+                call.follow(partial(self._caller_left, call))
         return batch
 
-    def _go_on(self, call: "_Call | Stream", outcomes: Sequence[Outcome]) -> None:
+    def _caller_left(self, call: Call, _event: Any) -> None:
+        call.gone = True
+
+    def _go_on(self, call: Call | Stream, outcomes: Sequence[Outcome]) -> None:
         """With what is left to be done of a call that has had its turn."""
-        if isinstance(call, _Call):
+        if isinstance(call, Call):
             self._waiting.append(call)  # behind the others, so that long batches keep nobody waiting
             return
         try:
@@ -245,15 +185,16 @@ class FastLane:
             with self._polling:
                 if self._busy_since != since or self._ended.is_set():
                     continue
+                self._ask_for_calls()
                 self._take(time.time() + _LONG_SECONDS)
                 now = time.time()
-                late = [call for call in self._waiting if isinstance(call, _Call) and call.deadline <= now]
+                late = [call for call in self._waiting if isinstance(call, Call) and call.deadline <= now]
                 self._waiting = deque(call for call in self._waiting if call not in late)
                 for call in late:
                     self._fail(call, DeadlinePassed())
 
     def _take(self, until: float) -> None:
-        """Takes every event that is ready; waits until a time, in seconds since the epoch, for the first."""
+        """Takes events that are ready; waits until a time, in seconds since the epoch, for the first."""
         deadline = 0 if self._waiting else until
         for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
@@ -269,100 +210,99 @@ class FastLane:
     def _handle(self, event: Any) -> None:
         tag = event.tag
         if isinstance(tag, str):
-            if not event.success:  # the server is shutting down
-                return None
-            self._request_call(tag)
-            self._under_way.begin()
-            method = self._methods[tag]
-            call = _Call(tag, method, event.call, event.call_details.deadline, event.invocation_metadata)
-            if self._gate is not None:
-                try:
-                    self._gate.admit(tag, call, requests=0 if _holds_several(method) else 1)
-                except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
-                    return self._fail(call, error)
-            if isinstance(method, StreamMethod):
-                self._open(call, method)
-            else:
-                event.call.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), call)
-        elif not isinstance(tag, _Call):
-            tag(event)  # a stream's
+            self._asked_for[tag] -= 1
+            if event.success:  # otherwise the server is shutting down
+                self._came(tag, event)
+        elif not isinstance(tag, Call):
+            tag(event)  # a stream's, or of a caller who left
         elif tag.answered:
-            # The call is over. That a caller went away is learned here, with the answer: an event of its own would cost
-            # every call, and deadlines tell the same.
             self._is_over(tag)
         else:
             self._received(tag, event.batch_operations[0].message())
-        return None
 
-    def _open(self, call: _Call, method: StreamMethod) -> None:
+    def _came(self, path: str, event: Any) -> None:
+        self._guard.under_way.begin()
+        method = self._methods[path]
+        call = Call(path, method, event.call, event.call_details.deadline, event.invocation_metadata)
+        if self._gate is not None:
+            several = isinstance(method, Method) and method.holds_several
+            try:
+                self._gate.admit(path, call, requests=0 if several else 1)
+            except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
+                return self._fail(call, error)
+        if isinstance(method, StreamMethod):
+            return self._open(call, method)
+        return call.receive()
+
+    def _open(self, call: Call, method: StreamMethod) -> None:
         try:
             self._streams.enter()
         except QueueFull as error:
             return self._fail(call, error)
         check = None if self._gate is None else partial(self._check, self._gate, call)
-        return Stream(call.core, method, self._admission, self._waiting_too, self._stream_is_over, check).open()
+        refusal = partial(self._guard.refusal, method=call.name, call=call)
+        over = partial(self._stream_is_over, call)
+        return Stream(call.core, method, self._admission, self._wait, over, refusal, check).open()
+
+    def _wait(self, stream: Stream) -> None:
+        self._waiting.append(stream)
 
     @staticmethod
-    def _check(gate: Gate, call: _Call) -> None:
+    def _check(gate: Gate, call: Call) -> None:
         """Whether one more message of a stream may be answered: a token may have been taken back meanwhile."""
         gate.authorize(call.path, call.metadata)
         gate.charge(call)
 
-    def _waiting_too(self, stream: Stream) -> None:
-        self._waiting.append(stream)
-
-    def _stream_is_over(self) -> None:
+    def _stream_is_over(self, call: Call, *, answered: bool) -> None:
+        if answered:
+            self._guard.observer.stream_answered(call.name)
         self._streams.leave()
-        self._under_way.end()
+        self._guard.under_way.end()
 
-    def _is_over(self, call: _Call) -> None:
+    def _is_over(self, call: Call) -> None:
         if call.has_place:
-            self._admission.leave()
-        self._under_way.end()
+            self._admission.leave(len(call.entries))
+        self._guard.under_way.end()
 
-    def _received(self, call: _Call, message: bytes | None) -> None:
+    def _received(self, call: Call, message: bytes | None) -> None:
         if message is None:  # the caller went away, or sent too much
-            call.answered = True
-            call.core.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), call)
-            return None
+            return call.forget()
         try:
-            self._admission.enter()
-        except QueueFull as error:
-            return self._fail(call, error)
-        call.has_place = True
-        try:
-            call.entries = call.method.entries(call.method.request.FromString(message))
-            if self._gate is not None and _holds_several(call.method):
+            if not self._admission.has_room:  # nothing is read of it
+                raise QueueFull(self._admission.waiting_seconds)
+            call.entries = call.method.entries(_read(call.method.request, message))
+            if self._gate is not None and call.method.holds_several:
                 self._gate.charge(call, len(call.entries))
+            self._admission.enter(call.seconds_left, len(call.entries))
         except QueryError as error:
             return self._fail(call, error)
-        except Exception:  # noqa: BLE001 - told as grpc.server does
-            return self._send(call, None, grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
+        call.has_place = True
         return self._waiting.append(call)
 
-    def _answer(
-        self, batch: Sequence[tuple["_Call | Stream", _Requests]]
-    ) -> list[tuple["_Call | Stream", Sequence[Outcome]]]:
+    def _answer(self, batch: Sequence[tuple[Call | Stream, Requests]]) -> list[tuple[Call | Stream, Sequence[Outcome]]]:
         """Answers requests; gives back the calls that have more to do, with the outcomes."""
         now = time.time()
-        by_answer: dict[Answer, list[tuple[_Call | Stream, _Requests]]] = {}
+        by_answer: dict[Answer, list[tuple[Call | Stream, Requests]]] = {}
         for call, requests in batch:
-            if isinstance(call, _Call) and call.deadline <= now:
+            if isinstance(call, Call) and call.deadline <= now:
                 self._fail(call, DeadlinePassed())
             else:
                 by_answer.setdefault(call.method.answer, []).append((call, requests))
-        left: list[tuple[_Call | Stream, Sequence[Outcome]]] = []
+        left: list[tuple[Call | Stream, Sequence[Outcome]]] = []
         for answer, calls in by_answer.items():
             messages = [message for _, requests in calls for message, _ in requests]
             arrived = [came for _, requests in calls for _, came in requests]
             all_outcomes = iter(answer_each(answer, messages, arrived))
+            sent: dict[str, list[Call]] = {}
             for call, requests in calls:
                 outcomes = list(islice(all_outcomes, len(requests)))
-                if isinstance(call, Stream) or not self._finish(call, outcomes):
+                if isinstance(call, Stream) or not self._finish(call, outcomes, sent):
                     left.append((call, outcomes))
+            for path, answered in sent.items():
+                self._guard.observer.calls_answered(path.rpartition("/")[2], answered)
         return left
 
-    def _finish(self, call: _Call, outcomes: Sequence[Outcome]) -> bool:
+    def _finish(self, call: Call, outcomes: Sequence[Outcome], sent: dict[str, list[Call]]) -> bool:
         """Sends a call's answer, unless some of its requests are still to be answered."""
         call.outcomes.extend(outcomes)
         if len(call.outcomes) < len(call.entries):
@@ -372,31 +312,29 @@ class FastLane:
             if isinstance(outcome, Exception):
                 self._fail(call, outcome)
             else:
-                self._send(call, outcome, 0, b"")
+                call.send(outcome, 0, b"")
+                sent.setdefault(call.path, []).append(call)
         except Exception:  # whatever gRPC has against this call, the others get their answers
             log.exception("an answer could not be sent")
             self._is_over(call)
         return True
 
-    def _fail(self, call: _Call, error: Exception) -> None:
-        status = to_grpc(failure(error, call.path.rpartition("/")[2], call.metadata))
-        code, details = status.code.value[0], status.details.encode()
-        self._send(call, None, code, details, status.trailing_metadata or _NO_METADATA)
+    def _fail(self, call: Call, error: Exception) -> None:
+        if isinstance(error, QueueFull):
+            self._may_refuse -= 1
+        status = self._guard.refusal(error, call.name, call)
+        call.send(None, status.code.value[0], status.details.encode(), status.trailing_metadata or ())
 
-    def _send(
-        self, call: _Call, message: bytes | None, code: int, details: bytes, trailing: tuple[Any, ...] = _NO_METADATA
-    ) -> None:
-        operations: list[Any] = [cygrpc.SendInitialMetadataOperation(_NO_METADATA, _NO_FLAGS)]
-        if message is not None:
-            operations.append(cygrpc.SendMessageOperation(message, _NO_FLAGS))
-        operations.append(cygrpc.SendStatusFromServerOperation(trailing, code, details, _NO_FLAGS))
-        operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
-        call.answered = True
-        call.core.start_server_batch(operations, call)
+
+def _read(request: Any, message: bytes) -> Any:
+    try:
+        return request.FromString(message)
+    except Exception:  # noqa: BLE001 # whatever protobuf has against it
+        raise MalformedRequest from None
 
 
 def self_test() -> None:
-    """Answers and refuses a call over a lane of its own.
+    """Answers and refuses a call, and answers a stream, over a lane of its own.
 
     Raises:
         Exception: of any kind, when this grpcio cannot carry the lane.
@@ -415,7 +353,7 @@ def self_test() -> None:
         path: Method(BoolValue, answer),
         streamed: StreamMethod(BoolValue, answer, lambda value: value, echo),
     }
-    lane = FastLane(server, methods, Admission(1, 1), CallsUnderWay(), Admission(1, 0))
+    lane = FastLane(server, methods, Admission(1, 1), Admission(1, 0), Guard(Gate(AccessConfig(), admin=False)))
     port = server.add_insecure_port("127.0.0.1:0")
     server.start()
     lane.start()

@@ -15,9 +15,8 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.admission import Admission
-from shortlist_server.errors import QueryError, QueueFull, RateLimited
+from shortlist_server.errors import MalformedRequest, QueueFull, RateLimited
 from shortlist_server.service.answers import Answer, Outcome
-from shortlist_server.service.status import status_of, to_grpc
 
 _AHEAD = 64
 """Messages of a stream received and not yet worked on. The caller's others are held back by gRPC's flow control."""
@@ -53,7 +52,8 @@ class Stream:
         method: what it is a call of.
         admission: of what waits and works; the stream has one place there, whatever it holds.
         wait: told when there is something to be taken.
-        over: told once the call is over.
+        over: told once the call is over, and whether it ended as it should.
+        refusal: the status to end it with for an error.
         check: asked for every message whether it may be answered; raises RateLimited where that one may not, and
             another QueryError where the stream shall end. None where all may.
     """
@@ -64,7 +64,8 @@ class Stream:
         method: StreamMethod,
         admission: Admission,
         wait: Callable[["Stream"], None],
-        over: Callable[[], None],
+        over: Callable[..., None],
+        refusal: Callable[[Exception], grpc.Status],
         check: Callable[[], None] | None = None,
     ) -> None:
         self.method = method
@@ -72,6 +73,7 @@ class Stream:
         self._admission = admission
         self._wait = wait
         self._over = over
+        self._refusal = refusal
         self._check = check
         self._received: deque[tuple[Any, float]] = deque()
         self._worked_on: list[Any] = []
@@ -79,7 +81,9 @@ class Stream:
         self._events_due = 0
         self._has_place = self._receiving = self._sending = False
         self._ended = False  # no more messages are to come
+        self._failure: Exception | None = None  # why no more are
         self._closing = False  # nothing more is to be sent
+        self._answered = False  # everything there was
 
     def open(self) -> None:
         """Receives the first message."""
@@ -120,16 +124,16 @@ class Stream:
     def _read(self, content: bytes) -> None:
         try:
             message = self.method.request.FromString(content)
-        except Exception:  # noqa: BLE001 # told as grpc.server does
-            return self._close(grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
+        except Exception:  # noqa: BLE001 # whatever protobuf has against it; what came before is answered
+            self._ended, self._failure = True, MalformedRequest()
+            return None
         try:
             if self._check is not None:
                 self._check()
         except RateLimited as error:
             return self._answers.append(self.method.response(message, error))
-        except QueryError as error:
-            status = to_grpc(status_of(error))
-            return self._close(status.code.value[0], status.details.encode(), status.trailing_metadata or ())
+        except Exception as error:  # noqa: BLE001 # refused, or whatever it is
+            return self._close(error)
         return self._received.append((message, time.perf_counter()))
 
     def _on_sent(self, _event: Any) -> None:
@@ -149,17 +153,23 @@ class Stream:
         self._events_due -= 1
         self._go_on()
 
-    def _close(self, code: int, details: bytes, trailing: Any = ()) -> None:
+    def _close(self, failure: Exception | None = None) -> None:
         self._closing = True
         self._received.clear()
         self._answers.clear()
+        code, details, trailing = grpc.StatusCode.OK.value[0], b"", ()
+        if failure is None:
+            self._answered = True
+        else:
+            status: Any = self._refusal(failure)
+            code, details, trailing = status.code.value[0], status.details.encode(), status.trailing_metadata or ()
         self._start(self._on_status, cygrpc.SendStatusFromServerOperation(trailing, code, details, _NO_FLAGS))
 
     def _go_on(self) -> None:
         """Starts whatever can be started now."""
         if self._closing:
             if not self._events_due and not self._has_place:
-                self._over()
+                self._over(answered=self._answered)
             return
         if self._answers and not self._sending:
             self._sending = True
@@ -170,7 +180,7 @@ class Stream:
             self._receiving = True
             self._start(self._on_message, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
         if self._ended and not (self._received or self._has_place or self._sending):
-            self._close(grpc.StatusCode.OK.value[0], b"")
+            self._close(self._failure)
 
     def _enter(self) -> None:
         try:

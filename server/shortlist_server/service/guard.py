@@ -1,10 +1,10 @@
-"""What happens around every call: errors become statuses, callers are charged, and calls under way are counted."""
+"""What happens around every call: errors become statuses, callers are charged, calls are counted, telemetry is told."""
 
 import functools
-import logging
 import threading
-import uuid
-from collections.abc import Callable, Iterable, Iterator
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any
 
 import grpc
@@ -14,12 +14,9 @@ from shortlist.v1 import recommender_pb2
 from shortlist_server.access.gate import Gate
 from shortlist_server.errors import QueryError
 from shortlist_server.service.requests import MAX_BATCH
-from shortlist_server.service.status import internal_error, status_of, to_grpc
-
-log = logging.getLogger(__name__)
-
-REQUEST_ID_HEADER = "x-request-id"
-_MAX_REQUEST_ID = 128
+from shortlist_server.service.status import CODE_NAMES, internal_error, status_of, to_grpc
+from shortlist_server.telemetry.logs import request_id_of
+from shortlist_server.telemetry.observer import Call, Observer
 
 Method = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -30,6 +27,11 @@ class CallsUnderWay:
     def __init__(self) -> None:
         self._count = 0
         self._changed = threading.Condition()
+
+    @property
+    def count(self) -> int:
+        """How many are under way."""
+        return self._count
 
     def follow(self, context: grpc.ServicerContext) -> None:
         """Counts a call until gRPC has sent its answer, which is later than its method returns."""
@@ -54,40 +56,84 @@ class CallsUnderWay:
             return self._changed.wait_for(lambda: self._count == 0, timeout_seconds)
 
 
-def guard(servicer: Any, service: ServiceDescriptor, under_way: CallsUnderWay, gate: Gate) -> None:
-    """Wraps every method of a servicer, before it is added to a server.
+@dataclass(frozen=True)
+class Guard:
+    """What both lanes do around their calls.
 
-    An interceptor could do the same, but would wrap anew at every call.
+    Attributes:
+        gate: says who may call and how often.
+        observer: is told of every call.
+        under_way: counts the calls.
     """
-    for method in service.methods:
-        guarded = _guarded_stream if method.server_streaming else _guarded
-        setattr(servicer, method.name, guarded(getattr(servicer, method.name), under_way, gate))
+
+    gate: Gate
+    observer: Observer = field(default_factory=Observer)
+    under_way: CallsUnderWay = field(default_factory=CallsUnderWay)
+
+    def around(self, servicer: Any, service: ServiceDescriptor) -> None:
+        """Wraps every method of a servicer, before it is added to a server.
+
+        An interceptor could do the same, but would wrap anew at every call.
+        """
+        for method in service.methods:
+            wrapped = self._stream if method.server_streaming else self._single
+            setattr(servicer, method.name, wrapped(getattr(servicer, method.name)))
+
+    def refusal(self, error: Exception, method: str, call: Call) -> grpc.Status:
+        """How a call that failed is ended; telemetry is told."""
+        request_id = request_id_of(call.metadata)
+        status = _status(error, request_id)
+        self.observer.call_failed(method, call, CODE_NAMES[status.code], request_id, error)
+        return to_grpc(status, request_id)
+
+    def entry_failure(self, error: Exception, method: str) -> Any:
+        """The google.rpc.Status of one request of many in a call; telemetry is told."""
+        request_id = request_id_of()
+        status = _status(error, request_id)
+        self.observer.entry_failed(method, CODE_NAMES[status.code], request_id, error)
+        return status
+
+    def _single(self, method: Method) -> Method:
+        @functools.wraps(method)
+        def answer(request: Any, context: grpc.ServicerContext) -> Any:
+            self.under_way.follow(context)
+            call = PlainCall(context)
+            try:
+                self.gate.charge(context, _requests_in(request))
+                response = method(request, context)
+            except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
+                context.abort_with_status(self.refusal(error, method.__name__, call))
+            self.observer.calls_answered(method.__name__, [call])
+            return response
+
+        return answer
+
+    def _stream(self, method: Method) -> Method:
+        @functools.wraps(method)
+        def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
+            self.under_way.follow(context)
+            call = PlainCall(context)
+            try:
+                self.gate.charge(context)  # for opening it; the method charges for its messages
+                yield from method(requests, context)
+            except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
+                context.abort_with_status(self.refusal(error, method.__name__, call))
+            self.observer.stream_answered(method.__name__)
+
+        return answer
 
 
-def _guarded(method: Method, under_way: CallsUnderWay, gate: Gate) -> Method:
-    @functools.wraps(method)
-    def answer(request: Any, context: grpc.ServicerContext) -> Any:
-        under_way.follow(context)
-        try:
-            gate.charge(context, _requests_in(request))
-            return method(request, context)
-        except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
-            context.abort_with_status(to_grpc(failure(error, method.__name__, context.invocation_metadata())))
+class PlainCall:
+    """A call of an ordinary servicer, as telemetry sees it."""
 
-    return answer
+    def __init__(self, context: grpc.ServicerContext) -> None:
+        self.arrived = time.perf_counter()
+        self._context = context
 
-
-def _guarded_stream(method: Method, under_way: CallsUnderWay, gate: Gate) -> Method:
-    @functools.wraps(method)
-    def answer(requests: Any, context: grpc.ServicerContext) -> Iterator[Any]:
-        under_way.follow(context)
-        try:
-            gate.charge(context)  # for opening it; the method charges for its messages
-            yield from method(requests, context)
-        except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
-            context.abort_with_status(to_grpc(failure(error, method.__name__, context.invocation_metadata())))
-
-    return answer
+    @property
+    def metadata(self) -> Any:
+        """The caller's: copied only where somebody asks."""
+        return self._context.invocation_metadata()
 
 
 def _requests_in(message: Any) -> int:
@@ -97,24 +143,6 @@ def _requests_in(message: Any) -> int:
     return 1
 
 
-def failure(error: Exception, what: str, metadata: Iterable[tuple[str, str | bytes]] = ()) -> Any:
-    """The google.rpc.Status of a request that failed; what nobody foresaw is logged.
-
-    Args:
-        error: why.
-        what: the method's name.
-        metadata: the request's, which may bear the caller's own id of it.
-    """
-    if isinstance(error, QueryError):
-        return status_of(error)
-    request_id = _request_id(metadata)
-    log.error("%s failed, request id %s", what, request_id, exc_info=error)
-    return internal_error(request_id)
-
-
-def _request_id(metadata: Iterable[tuple[str, str | bytes]]) -> str:
-    """The caller's own id where it is fit to be logged, or a new one."""
-    given = dict(metadata).get(REQUEST_ID_HEADER)
-    if isinstance(given, str) and 0 < len(given) <= _MAX_REQUEST_ID and given.isprintable():
-        return given
-    return uuid.uuid4().hex
+def _status(error: Exception, request_id: str) -> Any:
+    """The google.rpc.Status of a request that failed."""
+    return status_of(error) if isinstance(error, QueryError) else internal_error(request_id)

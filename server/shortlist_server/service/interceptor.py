@@ -4,10 +4,8 @@ from typing import TYPE_CHECKING, Any
 
 import grpc
 
-from shortlist_server.access.gate import Gate
 from shortlist_server.errors import PermissionDenied, Unauthenticated
-from shortlist_server.service.guard import failure
-from shortlist_server.service.status import to_grpc
+from shortlist_server.service.guard import Guard, PlainCall
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,11 +17,12 @@ class AccessInterceptor(grpc.ServerInterceptor):
     How often they may be made is asked in service/guard.py, which knows what they ask for.
 
     Args:
-        gate: decides.
+        guard: has the gate, which decides.
     """
 
-    def __init__(self, gate: Gate) -> None:
-        self._gate = gate
+    def __init__(self, guard: Guard) -> None:
+        self._guard = guard
+        self._gate = guard.gate
 
     def intercept_service(
         self,
@@ -40,11 +39,12 @@ class AccessInterceptor(grpc.ServerInterceptor):
     def _refusing(self, error: Unauthenticated | PermissionDenied, path: str) -> "grpc.RpcMethodHandler[Any, Any]":
         def refuse(_messages: Any, context: grpc.ServicerContext) -> Any:
             told: Exception
+            call = PlainCall(context)
             try:
                 told = self._gate.refusal(error, path, context)
             except Exception as unforeseen:  # noqa: BLE001 # which the log is told of and the caller is not
                 told = unforeseen
-            context.abort_with_status(to_grpc(failure(told, path, context.invocation_metadata())))
+            context.abort_with_status(self._guard.refusal(told, path.rpartition("/")[2], call))
 
         # Whatever the method is, a stream is answered without waiting for its first message, which may never come.
         return grpc.stream_stream_rpc_method_handler(refuse)

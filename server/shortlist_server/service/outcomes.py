@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from shortlist.v1 import recommender_pb2
 from shortlist_server.service import wire
 from shortlist_server.service.answers import Outcome
-from shortlist_server.service.guard import failure
+from shortlist_server.service.guard import Guard
 
 _RESPONSE = recommender_pb2.RecommendOutcome.RESPONSE_FIELD_NUMBER
 _ERROR = recommender_pb2.RecommendOutcome.ERROR_FIELD_NUMBER
@@ -14,22 +14,23 @@ _REQUEST_ID = recommender_pb2.StreamRecommendResponse.REQUEST_ID_FIELD_NUMBER
 _OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
 
 
-def batch_response(outcomes: Sequence[Outcome]) -> bytes:
-    """A BatchRecommendResponse."""
+def batch_response(outcomes: Sequence[Outcome], guard: Guard) -> bytes:
+    """A BatchRecommendResponse; the guard says how a request failed."""
     parts: list[bytes] = []
     for outcome in outcomes:
-        parts += _outcome(_OUTCOMES, outcome, "BatchRecommend")
+        parts += _outcome(_OUTCOMES, outcome, "BatchRecommend", guard)
     return b"".join(parts)
 
 
-def stream_response(request_id: str, outcome: Outcome) -> bytes:
-    """A StreamRecommendResponse."""
-    return b"".join((wire.field(_REQUEST_ID, request_id.encode()), *_outcome(_OUTCOME, outcome, "StreamRecommend")))
+def stream_response(request_id: str, outcome: Outcome, guard: Guard) -> bytes:
+    """A StreamRecommendResponse; the guard says how the request failed."""
+    written = _outcome(_OUTCOME, outcome, "StreamRecommend", guard)
+    return b"".join((wire.field(_REQUEST_ID, request_id.encode()), *written))
 
 
-def _outcome(number: int, outcome: Outcome, method: str) -> tuple[bytes, bytes]:
-    """A RecommendOutcome as a field: what comes first, and the rest. What nobody foresaw is logged as the method's."""
+def _outcome(number: int, outcome: Outcome, method: str, guard: Guard) -> tuple[bytes, bytes]:
+    """A RecommendOutcome as a field: what comes first, and the rest."""
     if isinstance(outcome, bytes):
         return wire.nested_head(number, _RESPONSE, len(outcome)), outcome
-    error = failure(outcome, method).SerializeToString()
+    error = guard.entry_failure(outcome, method).SerializeToString()
     return wire.nested_head(number, _ERROR, len(error)), error

@@ -7,19 +7,19 @@ from typing import Any
 import grpc
 
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
-from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
-from shortlist_server.errors import QueryError
+from shortlist_server.errors import DeadlinePassed, QueryError
 from shortlist_server.service import requests
 from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
+from shortlist_server.service.guard import Guard
 from shortlist_server.service.inbox import Inbox
 from shortlist_server.service.outcomes import batch_response, stream_response
 
 STREAM_RECOMMEND = f"/{recommender_pb2.DESCRIPTOR.services_by_name['RecommenderService'].full_name}/StreamRecommend"
 
-STREAMED_AT_ONCE = 64
-"""So many requests of a stream are answered together, and so many more are read ahead; the caller's are held back by
-gRPC's flow control."""
+TOGETHER = 64
+"""So many requests of a batch or a stream are answered together. So many more of a stream are read ahead; the caller's
+others are held back by gRPC's flow control."""
 
 
 Written = Any
@@ -33,14 +33,14 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         answers: reads requests and writes responses.
         admission: says when a request may be worked on.
         streams: says whether one more stream may be open: each holds a thread, busy or not.
-        gate: says whether a stream's caller may go on.
+        guard: says whether a stream's caller may go on, and how requests of a batch or a stream fail.
     """
 
-    def __init__(self, answers: Answers, admission: Admission, streams: Admission, gate: Gate) -> None:
+    def __init__(self, answers: Answers, admission: Admission, streams: Admission, guard: Guard) -> None:
         self._answers = answers
         self._admission = admission
         self._streams = streams
-        self._gate = gate
+        self._guard = guard
 
     def Recommend(self, request: recommender_pb2.RecommendRequest, context: grpc.ServicerContext) -> Written:
         """The best items for a user."""
@@ -58,15 +58,20 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         """The best items for many users."""
         entries = requests.batch_entries(request)
         arrived = time.perf_counter()
-        with self._admission.turn(context.time_remaining()):
-            return batch_response(answer_each(self._answers.recommend, entries, [arrived] * len(entries)))
+        outcomes: list[Outcome] = []
+        with self._admission.place(context.time_remaining(), len(entries)):
+            for begin in range(0, len(entries), TOGETHER):  # turn by turn, so that nobody waits for a long batch
+                with self._admission.work(context.time_remaining()):
+                    some = entries[begin : begin + TOGETHER]
+                    outcomes += answer_each(self._answers.recommend, some, [arrived] * len(some))
+        return batch_response(outcomes, self._guard)
 
     def StreamRecommend(
         self, request_iterator: Iterator[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[Written]:
         """Answers as they are ready, those together that came together."""
         with self._streams.turn(None):
-            inbox = Inbox(request_iterator, STREAMED_AT_ONCE)
+            inbox = Inbox(request_iterator, TOGETHER)
             context.add_callback(inbox.close)
             yield from self._answer_stream(inbox, context)
 
@@ -74,14 +79,15 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         self, inbox: Inbox[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext
     ) -> Iterator[bytes]:
         for came in inbox.batches():
-            self._gate.authorize(STREAM_RECOMMEND, context.invocation_metadata())  # a token may be taken back meanwhile
+            # A token may be taken back meanwhile.
+            self._guard.gate.authorize(STREAM_RECOMMEND, context.invocation_metadata())
             entries = []
             for entry in came:
                 try:
-                    self._gate.charge(context)
+                    self._guard.gate.charge(context)
                     entries.append(entry)
                 except QueryError as error:  # the caller asks too often
-                    yield stream_response(entry[0].request_id, error)
+                    yield stream_response(entry[0].request_id, error, self._guard)
             if not entries:
                 continue
             messages, arrived = [entry.request for entry, _ in entries], [when for _, when in entries]
@@ -92,7 +98,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             except QueryError as error:  # too many are waiting
                 outcomes = [error] * len(entries)
             for (message, _), outcome in zip(entries, outcomes, strict=True):
-                yield stream_response(message.request_id, outcome)
+                yield stream_response(message.request_id, outcome, self._guard)
 
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext
@@ -123,6 +129,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     def _one(self, answer: Answer, request: Any, context: grpc.ServicerContext) -> bytes:
         arrived = time.perf_counter()
         with self._admission.turn(context.time_remaining()):
+            if not context.is_active():  # the caller went away while it waited
+                raise DeadlinePassed
             (outcome,) = answer([request], [arrived])
         if isinstance(outcome, Exception):
             raise outcome

@@ -6,9 +6,8 @@ from typing import Any
 import grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2, reflection_pb2_grpc
 
-from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
-from shortlist_server.service.guard import CallsUnderWay, guard
+from shortlist_server.service.guard import Guard
 
 _STREAMS = 4
 
@@ -23,16 +22,16 @@ class _Reflection(reflection.ReflectionServicer):  # type: ignore[misc]  # comes
             yield from super().ServerReflectionInfo(request_iterator, context)
 
 
-def add_reflection(server: grpc.Server, names: Sequence[str], gate: Gate) -> None:
+def add_reflection(server: grpc.Server, names: Sequence[str], guard: Guard) -> None:
     """Makes a server describe its services.
 
     Args:
         server: not started yet.
         names: of its services, without that of reflection.
-        gate: says how often a caller may ask.
+        guard: says how often a caller may ask.
     """
     servicer = _Reflection((*names, reflection.SERVICE_NAME))
     service = reflection_pb2.DESCRIPTOR.services_by_name["ServerReflection"]
     # Whoever reflects is not waited for when the server stops.
-    guard(servicer, service, CallsUnderWay(), gate)
+    Guard(guard.gate).around(servicer, service)
     reflection_pb2_grpc.add_ServerReflectionServicer_to_server(servicer, server)

@@ -13,6 +13,7 @@ from shortlist.v1.recommender_pb2 import RecommendRequest, RecommendResponse
 from shortlist_server.errors import QueryError
 from shortlist_server.model.store import ModelStore
 from shortlist_server.service.answers import Answers, Outcome
+from shortlist_server.telemetry.observer import Observer
 
 log = logging.getLogger(__name__)
 
@@ -164,12 +165,13 @@ class ShadowedAnswers(Answers):
 
     Args:
         store: says which model answers.
+        observer: is told of what callers ask, and not of what the shadow does.
         label: of the version to compare.
     """
 
-    def __init__(self, store: ModelStore, label: str) -> None:
-        super().__init__(store)
-        self.shadow = Shadow(Answers(store), store, label)
+    def __init__(self, store: ModelStore, observer: Observer, label: str) -> None:
+        super().__init__(store, observer)
+        self.shadow = Shadow(Answers(store, Observer()), store, label)
 
     def recommend(self, messages: Sequence[RecommendRequest], arrived: Sequence[float]) -> list[bytes | QueryError]:
         """The best items for each user: RecommendResponses."""

@@ -16,6 +16,7 @@ from shortlist_server.errors import (
     DeadlinePassed,
     FailedPrecondition,
     InvalidField,
+    MalformedRequest,
     NoModelReady,
     NotFound,
     NotSupported,
@@ -25,6 +26,7 @@ from shortlist_server.errors import (
     RateLimited,
     Unauthenticated,
 )
+from shortlist_server.telemetry.logs import REQUEST_ID_HEADER
 
 RETRY_WHEN_LOADED_SECONDS = 2
 
@@ -61,6 +63,7 @@ def _retry_when_allowed(error: QueryError) -> Any:
 
 
 TABLE: dict[type[QueryError], tuple[grpc.StatusCode, Callable[[QueryError], Any] | None]] = {
+    MalformedRequest: (grpc.StatusCode.INVALID_ARGUMENT, None),
     InvalidField: (grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
     NotFound: (grpc.StatusCode.NOT_FOUND, _resource),
     NotSupported: (grpc.StatusCode.UNIMPLEMENTED, None),
@@ -91,9 +94,18 @@ def internal_error(request_id: str) -> Any:
     )
 
 
-def to_grpc(status: Any) -> grpc.Status:
-    """The status as gRPC sends it, its details in the trailing metadata."""
-    return rpc_status.to_status(status)
+CODE_NAMES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+"""Number of a status to its name."""
+
+
+def to_grpc(status: Any, request_id: str | None = None) -> grpc.Status:
+    """The status as gRPC sends it, its details and the request's id, if it has one, in the trailing metadata."""
+    sent: Any = rpc_status.to_status(status)  # a named tuple, which its types do not tell
+    if request_id is None:
+        whole: grpc.Status = sent
+        return whole
+    answer: grpc.Status = sent._replace(trailing_metadata=(*sent.trailing_metadata, (REQUEST_ID_HEADER, request_id)))
+    return answer
 
 
 def _packed(message: Any) -> any_pb2.Any:

@@ -14,6 +14,7 @@ METHODS = [
     "load_model",
     "recommend",
     "score",
+    "server_status",
     "set_label",
     "similar_items",
     "unload_model",

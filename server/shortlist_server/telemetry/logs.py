@@ -1,0 +1,174 @@
+"""Log lines: as text or as JSON, and those about requests, so many a second at most."""
+
+import json
+import logging
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+log = logging.getLogger(__name__)
+
+FORMATS = ("text", "json")
+_TEXT = "%(asctime)s %(levelname)s %(message)s"
+
+REQUEST_ID_HEADER = "x-request-id"
+_MAX_REQUEST_ID = 128
+
+TURNED_AWAY = frozenset(
+    {"DEADLINE_EXCEEDED", "PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "UNAUTHENTICATED", "UNAVAILABLE"}
+)
+"""The statuses of calls that were refused before any work."""
+
+LINES_A_SECOND = 10
+"""Of one kind. A server that fails or is slow for everybody must not drown in saying so."""
+
+
+def log_to_stderr(form: str = "text") -> None:
+    """Sends the log lines of this process to stderr.
+
+    Args:
+        form: "text" or "json", one object a line.
+    """
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
+    logging.basicConfig(level=logging.INFO, handlers=[handler])
+
+
+class JsonFormatter(logging.Formatter):
+    """A log line as one JSON object: time, level, logger, message, and what is known of the request."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """The object, in one line."""
+        line = {
+            "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            **getattr(record, "request", {}),
+        }
+        if record.exc_info:
+            line["exception"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def request_id_of(metadata: Iterable[tuple[str, str | bytes]] = ()) -> str:
+    """The caller's own id of a request where it is fit to be logged and sent back in a header, or a new one."""
+    given = dict(metadata or ()).get(REQUEST_ID_HEADER)
+    if isinstance(given, str) and 0 < len(given) <= _MAX_REQUEST_ID and given.isascii() and given.isprintable():
+        return given
+    return uuid.uuid4().hex
+
+
+@dataclass(slots=True)
+class EndedCall:
+    """A call that is over, as it is logged and traced.
+
+    Attributes:
+        method: the RPC.
+        code: the gRPC status by name.
+        request_id: the caller's own or one that was made up.
+        arrived: when it came, by ``time.perf_counter``.
+        started: when its batch began; None when it never did.
+        ended: when it was answered.
+        metadata: the caller's.
+        error: why it failed; None when it did not.
+    """
+
+    method: str
+    code: str
+    request_id: str
+    arrived: float
+    started: float | None
+    ended: float
+    metadata: Iterable[tuple[str, str | bytes]] = ()
+    error: Exception | None = None
+
+
+class RequestLog:
+    """Log lines about requests.
+
+    Args:
+        slow_seconds: calls that take at least so long are logged; 0 for none.
+        every_call: all others as well, without a limit.
+    """
+
+    def __init__(self, slow_seconds: float, *, every_call: bool) -> None:
+        self._slow_seconds = slow_seconds or float("inf")
+        self._every_call = every_call
+        self._limits = {what: _Limit(what) for what in ("internal errors", "failed requests", "slow requests")}
+
+    def concerns(self, seconds: float) -> bool:
+        """Whether a call that did not fail and took so long is worth a line."""
+        return self._every_call or seconds >= self._slow_seconds
+
+    def ended(self, call: EndedCall) -> None:
+        """Says that a call is over, where that is worth a line."""
+        if call.code == "INTERNAL":  # each with its own limit, that none hides the others
+            self._say(logging.ERROR, call, "internal errors")
+        elif call.code in TURNED_AWAY:  # callers' other mistakes are counted alone
+            self._say(logging.WARNING, call, "failed requests")
+        elif call.ended - call.arrived >= self._slow_seconds:
+            self._say(logging.WARNING, call, "slow requests", "slow: ")
+        elif self._every_call:
+            self._say(logging.INFO, call)
+
+    def flush(self) -> None:
+        """Says how many lines were left out; to be called every second."""
+        for limit in self._limits.values():
+            if left_out := limit.renew():
+                log.warning("%d more lines about %s were left out", left_out, limit.what)
+
+    def _say(self, level: int, call: EndedCall, limited: str | None = None, before: str = "") -> None:
+        if limited is not None and not self._every_call and not self._limits[limited].allows():
+            return
+        milliseconds = (call.ended - call.arrived) * 1e3
+        request: dict[str, object] = {
+            "request_id": call.request_id,
+            "method": call.method,
+            "status": call.code,
+            "ms": round(milliseconds, 3),
+        }
+        queued = ""
+        if call.started is not None:
+            request["queued_ms"] = round((call.started - call.arrived) * 1e3, 3)
+            queued = f", {request['queued_ms']:.1f} of them queued"
+        why = f": {call.error}" if call.error is not None and call.code != "INTERNAL" else ""
+        log.log(
+            level,
+            "%s%s ended with %s after %.1f ms%s, request id %s%s",
+            *(before, call.method, call.code, milliseconds, queued, call.request_id, why),
+            exc_info=call.error if call.code == "INTERNAL" else None,
+            extra={"request": request},
+        )
+
+
+class _Limit:
+    """So many lines a second."""
+
+    def __init__(self, what: str) -> None:
+        self.what = what
+        self._lock = threading.Lock()
+        self._second = 0
+        self._said = 0
+        self._left_out = 0
+
+    def allows(self) -> bool:
+        """Whether one more line may be said now; counts it either way."""
+        with self._lock:
+            second = int(time.monotonic())
+            if second != self._second:
+                self._second, self._said = second, 0
+            allowed = self._said < LINES_A_SECOND
+            self._said += allowed
+            self._left_out += not allowed
+            return allowed
+
+    def renew(self) -> int:
+        """How many lines were left out since this was last asked."""
+        with self._lock:
+            left_out, self._left_out = self._left_out, 0
+            return left_out

@@ -1,0 +1,180 @@
+"""Every metric of a server: its name, unit, labels and buckets.
+
+Times are in seconds and sizes in bytes. Where several workers serve one port, prometheus_client keeps the values of
+each in files that one scrape adds up (``endpoint``): hence the modes of the gauges, "livesum" for what adds up.
+"""
+
+from bisect import bisect_left
+from collections.abc import Iterable, Sequence
+from typing import Any, Generic, Literal, TypeVar
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
+
+from shortlist_server.queries import Shortfall, Source
+
+M = TypeVar("M", Counter, Gauge, "BatchHistogram")
+
+_CALL_SECONDS = (
+    *(0.0005, 0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.015, 0.02, 0.03, 0.05, 0.075),
+    *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
+)
+_WORK_SECONDS = (0.00005, 0.0001, 0.00025, *_CALL_SECONDS)
+_BATCH_SIZES = tuple(float(1 << power) for power in range(11))
+
+Mode = Literal["livesum", "livemax", "liveall"]
+
+FALLBACKS = (Source.POPULAR, Source.CLUSTER)
+
+
+# They would be a second series for each one, which nobody asks for and workers do not have.
+disable_created_metrics()  # type: ignore[no-untyped-call]
+
+
+class BatchHistogram(Histogram):
+    """A histogram that takes many observations for hardly more than the price of one."""
+
+    def observe_many(self, amounts: Sequence[float]) -> None:
+        """As ``observe`` of each."""
+        self._sum.inc(sum(amounts))
+        counts: dict[int, int] = {}
+        for amount in amounts:
+            bucket = bisect_left(self._upper_bounds, amount)
+            counts[bucket] = counts.get(bucket, 0) + 1
+        for bucket, count in counts.items():
+            self._buckets[bucket].inc(count)
+
+
+class Labelled(dict[tuple[str, ...], M], Generic[M]):
+    """The time series of a metric by the values of its labels, each made once: looking one up is most of its cost."""
+
+    def __init__(self, metric: M, first: Iterable[tuple[str, ...]] = ()) -> None:
+        super().__init__()
+        self._metric: Any = metric
+        for values in first:  # a series that begins with 0 has a rate from its first event on
+            self[values] = metric.labels(*values)
+
+    def __missing__(self, values: tuple[str, ...]) -> M:
+        series: M = self._metric.labels(*values)
+        self[values] = series
+        return series
+
+    def total(self, **labels: str) -> int:
+        """The sum over all series of a counter that have these labels."""
+        (family,) = self._metric.collect()
+        return sum(
+            int(sample.value)
+            for sample in family.samples
+            if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
+        )
+
+
+class Metrics:
+    """The metrics of one server process, in a registry of their own.
+
+    Args:
+        methods: the RPCs that are served.
+    """
+
+    def __init__(self, methods: Sequence[str]) -> None:
+        self.registry = CollectorRegistry()
+        self.requests = Labelled(
+            self._counter("requests", "Calls that ended, by RPC and gRPC status.", "method", "code"),
+            [(method, "OK") for method in methods],
+        )
+        self.request_seconds = Labelled(
+            self._histogram(
+                "request_duration_seconds",
+                "From arrival to answer of calls that ended with OK, streams left out.",
+                *("method",),
+                buckets=_CALL_SECONDS,
+            )
+        )
+        self.queue_seconds = Labelled(
+            self._histogram(
+                "queue_duration_seconds",
+                "From a query's arrival to the beginning of its batch, by kind of query.",
+                *("query",),
+                buckets=_WORK_SECONDS,
+            )
+        )
+        self.compute_seconds = Labelled(
+            self._histogram(
+                "compute_duration_seconds",
+                "What a batch of queries took from its beginning to its answers, by kind of query.",
+                *("query",),
+                buckets=_WORK_SECONDS,
+            )
+        )
+        self.batch_size = Labelled(
+            self._histogram("batch_size", "Queries answered together, by kind of query.", "query", buckets=_BATCH_SIZES)
+        )
+        self.search_seconds = Labelled(
+            self._histogram(
+                "search_duration_seconds",
+                "What searching an index for a batch took: items, for users; neighbours, for items.",
+                *("index",),
+                buckets=_WORK_SECONDS,
+            ),
+            [("items",), ("neighbours",)],
+        )
+        self.answers = Labelled(
+            self._counter("answers", "Queries that were answered, by model version and kind.", "version", "query")
+        )
+        self.fallbacks = Labelled(
+            self._counter("fallbacks", "Answers that are not made for the user, by their source.", "source"),
+            [(source.name.lower(),) for source in FALLBACKS],
+        )
+        self.short_answers = Labelled(
+            self._counter("short_answers", "Answers with fewer than k items, by reason.", "reason"),
+            [(shortfall.name.lower(),) for shortfall in Shortfall],
+        )
+        self.refused = Labelled(
+            self._counter("refused", "Calls and entries that were turned away before any work, by reason.", "reason"),
+            [("queue_full",), ("deadline_passed",), ("no_model_ready",)],
+        )
+        self.entry_errors = Labelled(
+            self._counter(
+                *("entry_errors", "Entries of BatchRecommend and StreamRecommend that failed, by status."),
+                *("method", "code"),
+            )
+        )
+        self._make_gauges()
+
+    def _make_gauges(self) -> None:
+        self.model_loaded = Labelled(
+            self._gauge("model_loaded", "Workers that have the version loaded.", "version", "model")
+        )
+        self.model_default = Labelled(
+            self._gauge("model_default", "Workers whose answers come from the version if none is named.", "version")
+        )
+        self.model_events = Labelled(
+            self._counter("model_events", "What became of versions: ready, refused, unloaded.", "event"),
+            [("ready",), ("refused",), ("unloaded",)],
+        )
+        self.last_swap = self._gauge(
+            "model_last_swap_timestamp_seconds", "Since when the default version answers.", mode="livemax"
+        )
+        self.ready = self._gauge("ready", "Workers that have a model to answer from.")
+        self.in_flight = self._gauge("requests_in_flight", "Calls that have arrived and are not answered.")
+        self.queue_depth = self._gauge("queue_depth", "Queries that wait or are computed.")
+        self.queue_places = self._gauge("queue_places", "How many may wait or be computed before others are refused.")
+        self.user_table_bytes = Labelled(
+            self._gauge("user_table_bytes", "Size of the user embeddings.", "version", "device", mode="livemax")
+        )
+        self.device_memory = Labelled(
+            self._gauge("device_memory_bytes", "Memory of the GPU, by what for; none without one.", "kind")
+        )
+        self.resident_memory = self._gauge(
+            "resident_memory_bytes", "Resident memory, the mapped model included.", mode="liveall"
+        )
+
+    def _counter(self, name: str, documentation: str, *labels: str) -> Counter:
+        return Counter(name, documentation, labels, namespace="shortlist", registry=self.registry)
+
+    def _histogram(self, name: str, documentation: str, *labels: str, buckets: Sequence[float]) -> BatchHistogram:
+        return BatchHistogram(
+            name, documentation, labels, namespace="shortlist", registry=self.registry, buckets=buckets
+        )
+
+    def _gauge(self, name: str, documentation: str, *labels: str, mode: Mode = "livesum") -> Gauge:
+        return Gauge(name, documentation, labels, namespace="shortlist", registry=self.registry, multiprocess_mode=mode)

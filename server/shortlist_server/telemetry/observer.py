@@ -1,0 +1,103 @@
+"""What the rest of the server tells of what happens: here to nobody; ``recorder`` counts, traces and logs it."""
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from shortlist_server.model.folder import LoadedModel
+
+
+class Call(Protocol):
+    """A call as a lane has it.
+
+    Attributes:
+        arrived: when it came, by ``time.perf_counter``.
+        metadata: the caller's, pairs of key and value.
+    """
+
+    @property
+    def arrived(self) -> float: ...  # noqa: D102
+    @property
+    def metadata(self) -> Any: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Load:
+    """How busy a server process is.
+
+    Attributes:
+        in_flight: calls that have arrived and are not answered.
+        queue_depth: requests that wait or are computed.
+        queue_places: how many may, before others are refused.
+        device_memory: bytes on the GPU by what for; empty without one.
+    """
+
+    in_flight: int = 0
+    queue_depth: int = 0
+    queue_places: int = 0
+    device_memory: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What a server process says of itself.
+
+    Attributes:
+        uptime_seconds: since it was started.
+        pid: its process id.
+        answered: calls that ended with OK.
+        failed: calls that ended otherwise.
+        load: how busy it is.
+        last_swap: since when the default version answers, in seconds since the epoch; None where there is none yet.
+        answers: queries answered, by version.
+    """
+
+    uptime_seconds: float
+    pid: int
+    answered: int
+    failed: int
+    load: Load
+    last_swap: float | None
+    answers: Mapping[int, int]
+
+
+class Observer:
+    """Whom the server tells what happened. Every method is quick, may be called by any thread, and never raises.
+
+    An RPC goes by its name, such as "BatchRecommend"; a kind of query, of which such a call may hold many, by the name
+    of the method that answers it: "recommend", "similar_items" or "score".
+    """
+
+    def calls_answered(self, method: str, calls: Sequence[Call]) -> None:
+        """Calls of one RPC have been answered, together, by this thread."""
+
+    def stream_answered(self, method: str) -> None:
+        """A stream has ended as it should."""
+
+    def call_failed(self, method: str, call: Call, code: str, request_id: str, error: Exception) -> None:
+        """A call is answered with an error, whose gRPC status is called ``code``."""
+
+    def entry_failed(self, method: str, code: str, request_id: str, error: Exception) -> None:
+        """One request of many in a call is answered with an error."""
+
+    def batch_began(self, query: str, arrived: Sequence[float]) -> float:  # noqa: ARG002 # for those who listen
+        """This thread begins to answer queries that arrived then.
+
+        Returns:
+            Now, by ``time.perf_counter``.
+        """
+        return time.perf_counter()
+
+    def batch_answered(self, query: str, version: int, answers: Sequence[Any], began: float) -> None:
+        """A model version has answered queries, each by a ranking, scores or an error."""
+
+    def model_event(self, event: str, version: int, model: "LoadedModel | None" = None) -> None:
+        """Something became of a version.
+
+        Args:
+            event: "ready", it is loaded; "default", it answers when none is named; "refused"; "unloaded".
+            version: its number.
+            model: the version, where it is ready.
+        """
