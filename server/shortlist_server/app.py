@@ -3,11 +3,10 @@
 import logging
 import threading
 import time
-from collections.abc import Container, Mapping
 from concurrent import futures
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import cast
 
 import grpc
 import torch
@@ -21,8 +20,8 @@ from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_lane import FastLane, Method, self_test
 from shortlist_server.service.guard import CallsUnderWay, guard
 from shortlist_server.service.model_service import ModelService
+from shortlist_server.service.plain_lane import PlainLane
 from shortlist_server.service.recommender_service import RecommenderService
-from shortlist_server.service.wire import serialized
 
 log = logging.getLogger(__name__)
 
@@ -122,14 +121,14 @@ class ServerApp:
         guard(recommender, RECOMMENDER, self._under_way)
         hot = _hot_methods(answers) if _lane_is_fast(config.lane) else {}
         self._lane = FastLane(self._server, hot, admission, self._under_way) if hot else None
-        plain = cast("grpc.Server", _PlainLane(self._server, hot))
+        plain = cast("grpc.Server", PlainLane(self._server, left_out=hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store)
         guard(models, MODELS, self._under_way)
-        model_pb2_grpc.add_ModelServiceServicer_to_server(models, self._server)
-        health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
+        model_pb2_grpc.add_ModelServiceServicer_to_server(models, plain)
+        health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
         names = (RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME, reflection.SERVICE_NAME)
-        reflection.enable_server_reflection(names, self._server)
+        reflection.enable_server_reflection(names, plain)
         self._set_health(ready=False)
         address = f"[{config.host}]" if ":" in config.host else config.host
         try:
@@ -183,32 +182,6 @@ class ServerApp:
             closed.wait()
         if self._lane is not None:
             self._lane.close()
-
-
-class _PlainLane:
-    """A server as RecommenderService needs it: with methods left out, and answers that may be written already.
-
-    The other lane's methods are left out, as both lanes would claim them.
-    """
-
-    def __init__(self, server: grpc.Server, left_out: Container[str]) -> None:
-        self._server = server
-        self._left_out = left_out
-
-    def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
-        """As ``grpc.Server`` does."""
-        kept = {}
-        for name, handler in handlers.items():
-            if f"/{service}/{name}" not in self._left_out:
-                make, behaviour = grpc.unary_unary_rpc_method_handler, handler.unary_unary
-                if handler.response_streaming:
-                    make, behaviour = grpc.stream_stream_rpc_method_handler, handler.stream_stream
-                kept[name] = make(behaviour, handler.request_deserializer, serialized)
-        self._server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(service, kept),))
-        self._server.add_registered_method_handlers(service, kept)
-
-    def add_generic_rpc_handlers(self, handlers: Any) -> None:
-        """Nothing: what generated code passes here cannot be divided, and comes once more by name."""
 
 
 def _hot_methods(answers: Answers) -> dict[str, Method]:

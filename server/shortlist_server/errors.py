@@ -1,6 +1,7 @@
 """What can keep a query from being answered. service/status.py maps each to its gRPC status.
 
 QueryError
+├── MalformedRequest        bytes that are not the message they should be
 ├── InvalidField            a field outside its stated limits
 ├── NotSupported            a field or method that this server cannot do
 │   ├── NoClusters          a model that was published without clusters
@@ -28,6 +29,13 @@ def shown(text: str) -> str:
 
 class QueryError(Exception):
     """A query that cannot be answered; the text is for the caller."""
+
+
+class MalformedRequest(QueryError):
+    """Bytes that are not the message they should be."""
+
+    def __init__(self) -> None:
+        super().__init__("the request is malformed: it cannot be read as the message that this method takes")
 
 
 class InvalidField(QueryError):

@@ -21,7 +21,7 @@ from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, QueueFull
+from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.guard import CallsUnderWay, failure
 from shortlist_server.service.status import to_grpc
@@ -214,8 +214,8 @@ class FastLane:
         call.has_place = True
         try:
             call.message = self._methods[call.path].request.FromString(message)
-        except Exception:  # noqa: BLE001 - told as grpc.server does
-            return self._send(call, None, grpc.StatusCode.INTERNAL.value[0], b"Exception deserializing request!")
+        except Exception:  # noqa: BLE001 # whatever protobuf has against it
+            return self._fail(call, MalformedRequest())
         return self._waiting.append(call)
 
     def _answer(self, batch: Sequence[_Call]) -> None:

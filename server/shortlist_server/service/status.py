@@ -14,6 +14,7 @@ from grpc_status import rpc_status
 from shortlist_server.errors import (
     DeadlinePassed,
     InvalidField,
+    MalformedRequest,
     NoModelReady,
     NotFound,
     NotSupported,
@@ -47,6 +48,7 @@ def _retry_when_full(_: QueryError) -> Any:
 
 
 TABLE: dict[type[QueryError], tuple[grpc.StatusCode, Callable[[QueryError], Any] | None]] = {
+    MalformedRequest: (grpc.StatusCode.INVALID_ARGUMENT, None),
     InvalidField: (grpc.StatusCode.INVALID_ARGUMENT, _bad_request),
     NotFound: (grpc.StatusCode.NOT_FOUND, _resource),
     NotSupported: (grpc.StatusCode.UNIMPLEMENTED, None),
