@@ -85,7 +85,10 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C at a terminal reaches this process alone, which then stops the workers in order.
-        return subprocess.Popen(self._command, stdout=subprocess.PIPE, text=True, start_new_session=True)
+        # Nothing comes by its standard input, which ends when this process does, even by kill -9; the worker ends then.
+        return subprocess.Popen(
+            self._command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, start_new_session=True
+        )
 
     def _replace_dead(self) -> None:
         for place, process in enumerate(self._processes):
