@@ -19,7 +19,8 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/shortlist /opt/shortlist
 RUN useradd --system --no-create-home --uid 10001 shortlist
 USER shortlist
-ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1
+# gRPC's core would log what callers send as it came, line breaks and all.
+ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1 GRPC_VERBOSITY=NONE
 VOLUME /models
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["shortlist", "health"]

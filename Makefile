@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_DIR ?= models
 
-.PHONY: help install demo test check bench format protos lock clean
+.PHONY: help install demo test test-reliability check bench format protos lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z]+):.*## /  make \1\t/' | expand -t 18
+	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
 
 # The environment is made again whenever what it should hold has changed. The Dockerfile runs the same with
 # EXTRAS=server and EDITABLE empty.
@@ -27,6 +27,9 @@ demo: $(VENV)/.ready ## MovieLens-100K to a running service: train, publish, ser
 
 test: $(VENV)/.ready ## the whole test suite
 	$(BIN)/pytest
+
+test-reliability: $(VENV)/.ready ## faults, kills, noise and load for hours: the long form of what `make test` has in short
+	$(BIN)/pytest tests/reliability -m ''
 
 check: $(VENV)/.ready ## format, lint, types, stale generated code, import arrows
 	$(BIN)/ruff format --check .

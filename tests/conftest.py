@@ -1,5 +1,6 @@
 """Fixtures that several tests share."""
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -13,6 +14,19 @@ from shortlist_server.item_index import ItemIndex
 from shortlist_trainer.data.fetch import fetch
 from tests.running import HeldSearch, serving
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """What the reliability suite is run with."""
+    group = parser.getgroup("reliability")
+    seed = secrets.randbelow(1 << 32)
+    group.addoption("--reliability-seed", type=int, default=seed, help="of faults and noise; a new one at every run")
+    group.addoption("--reliability-scale", type=float, default=1.0, help="of the long form; 0.1 for a tenth of it")
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    """Says how a run that failed is run again."""
+    return f"reliability: --reliability-seed {config.getoption('--reliability-seed')}"
 
 
 @pytest.fixture

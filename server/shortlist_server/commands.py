@@ -1,7 +1,9 @@
 """The server's commands: ``shortlist serve`` and ``shortlist token``."""
 
 import argparse
+import contextlib
 import gc
+import logging
 import os
 import signal
 import sys
@@ -89,6 +91,8 @@ def _serve(options: argparse.Namespace) -> int:
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
+    if options.share_port:
+        threading.Thread(target=_stop_with_supervisor, args=(stop,), name="supervisor", daemon=True).start()
     try:
         app = ServerApp(
             ServerConfig(
@@ -121,11 +125,19 @@ def _serve(options: argparse.Namespace) -> int:
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(20_000)  # a batch makes thousands of objects, none of them in cycles
-    sys.stdout.write(f"listening on {app.address}\n")
-    sys.stdout.flush()
+    with contextlib.suppress(OSError):  # whoever was to read it is gone, or the disk is full
+        os.write(sys.stdout.fileno(), f"listening on {app.address}\n".encode())
     stop.wait()
     app.stop()
     return 0
+
+
+def _stop_with_supervisor(stop: threading.Event) -> None:
+    """Stops a worker whose supervisor is gone, however it went: its standard input ends then."""
+    while os.read(sys.stdin.fileno(), 1):
+        pass
+    logging.getLogger(__name__).error("the process that started this worker is gone, so it stops")
+    stop.set()
 
 
 def _serve_by_workers(options: argparse.Namespace) -> int:

@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist_server.errors import BadModel
+from shortlist_server.faiss_file import read_faiss_file
 from shortlist_server.item_attributes import AllowedItems
 from shortlist_server.remembering import remembering
 
@@ -39,8 +40,6 @@ USUAL_K = 16
 _L2_AUGMENTED = "l2-augmented"
 _SQUARED_LENGTH = "squared_length"
 _MOST_EF_SEARCH = 16_384
-# Maps every kind of index, so that none is copied (docs/decisions/0015). FAISS before 1.11 lacks it.
-_MAPPED = getattr(faiss, "IO_FLAG_MMAP_IFC", 0)
 
 _KINDS = {
     "IndexFlat": "flat",
@@ -79,6 +78,7 @@ class FaissIndex:
         transform: "none" or "l2-augmented".
         search_parameters: FAISS's, and "squared_length" where the transform needs it.
         usual_k: for searches of how many items, or fewer, the parameters are.
+        content: what the index refers to, kept for as long as it.
 
     Attributes:
         kind: as given.
@@ -94,8 +94,10 @@ class FaissIndex:
         transform: str,
         search_parameters: Mapping[str, float],
         usual_k: int = USUAL_K,
+        content: object = None,
     ) -> None:
         self._index = index
+        self._content = content
         self._usual_k = usual_k
         self._augmented = transform == _L2_AUGMENTED
         self._parameters = dict(search_parameters)
@@ -194,10 +196,7 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...],
     require(info.kind in _DIALS, f"is of a kind {info.kind!r} that this server does not know")
     require(info.transform in {"", "none", _L2_AUGMENTED}, f"has a transform {info.transform!r} that is not known")
     expected = _DIALS[info.kind] | ({_SQUARED_LENGTH} if augmented else set())
-    try:
-        index = _FAISS.read_index(str(path), _MAPPED)
-    except RuntimeError as error:
-        raise BadModel(f"{path.name} is not a readable FAISS index") from error
+    index, content = read_faiss_file(path)
     held = (index.ntotal, index.d - augmented)
     require(held == shape, f"indexes vectors of shape {held}, but the embeddings are {shape}")
     metric = _FAISS.METRIC_L2 if augmented else _FAISS.METRIC_INNER_PRODUCT
@@ -209,7 +208,7 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...],
         f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "
         f"{sorted(expected)}",
     )
-    return FaissIndex(index, info.kind, info.transform or "none", parameters, usual_k)
+    return FaissIndex(index, info.kind, info.transform or "none", parameters, usual_k, content)
 
 
 def _kind_of(index: Any) -> str:

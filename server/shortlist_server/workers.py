@@ -89,9 +89,15 @@ class Workers:
 
     def _start(self) -> subprocess.Popen[str]:
         # A session of its own: Ctrl-C at a terminal reaches this process alone, which then stops the workers in order.
+        # Nothing comes by its standard input, which ends when this process does, even by kill -9; the worker ends then.
         environment = None if self._metrics is None else self._metrics.environment
         process = subprocess.Popen(
-            self._command, stdout=subprocess.PIPE, text=True, start_new_session=True, env=environment
+            self._command,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            start_new_session=True,
+            env=environment,
         )
         if self._metrics is not None:
             self._metrics.worker_started()

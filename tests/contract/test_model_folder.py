@@ -140,6 +140,7 @@ def test_a_flipped_bit_is_refused_by_name(folder: Path, name: str) -> None:
 
 def change_manifest(folder: Path, **changes: object) -> None:
     manifest = json.loads((folder / MANIFEST).read_text())
+    manifest.pop("manifest_sha256", None)
     (folder / MANIFEST).write_text(json.dumps(manifest | changes))
 
 
@@ -172,6 +173,16 @@ def test_a_manifest_that_names_a_file_elsewhere_is_refused(folder: Path) -> None
     change_manifest(folder, files=[*files, {"name": "../secret", "size_bytes": "1", "sha256": ""}])
     with pytest.raises(BadModel, match="not a plain file name"):
         load_model(folder, "cpu")
+
+
+def test_a_manifest_in_which_a_figure_was_changed_is_refused_but_may_be_of_another_number(folder: Path) -> None:
+    text = (folder / MANIFEST).read_text()
+    assert '"score_constant": 3.5' in text
+    (folder / MANIFEST).write_text(text.replace('"score_constant": 3.5', '"score_constant": 3.7'))
+    with pytest.raises(BadModel, match=r"manifest\.json does not match its own checksum"):
+        load_model(folder, "cpu")
+    (folder / MANIFEST).write_text(text.replace('"version": "1"', '"version": "12"'))
+    assert load_model(folder.rename(folder.parent / "12"), "cpu").version == 12
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", "null", '{"format_version": "many"}'])

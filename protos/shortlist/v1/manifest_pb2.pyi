@@ -166,6 +166,7 @@ class ModelManifest(google.protobuf.message.Message):
     CLUSTERS_FIELD_NUMBER: builtins.int
     RANKER_FIELD_NUMBER: builtins.int
     FOLD_IN_FIELD_NUMBER: builtins.int
+    MANIFEST_SHA256_FIELD_NUMBER: builtins.int
     format_version: builtins.int
     """Rises whenever an older reader would misread the folder. This is format 1."""
     version: builtins.int
@@ -186,6 +187,10 @@ class ModelManifest(google.protobuf.message.Message):
     """Added to every score."""
     score_kind: global___ScoreKind.ValueType
     """What a score means."""
+    manifest_sha256: builtins.str
+    """SHA-256 in hexadecimal of this file as JSON without this field and version, keys sorted, no
+    spaces: what damage leaves readable is still noticed. Empty in folders of older trainers.
+    """
     @property
     def created(self) -> google.protobuf.timestamp_pb2.Timestamp:
         """When the folder was written."""
@@ -258,9 +263,10 @@ class ModelManifest(google.protobuf.message.Message):
         clusters: global___ClusterInfo | None = ...,
         ranker: global___RankerInfo | None = ...,
         fold_in: global___FoldInInfo | None = ...,
+        manifest_sha256: builtins.str = ...,
     ) -> None: ...
     def HasField(self, field_name: typing.Literal["clusters", b"clusters", "created", b"created", "evaluation", b"evaluation", "fold_in", b"fold_in", "item_index", b"item_index", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "training_data", b"training_data"]) -> builtins.bool: ...
-    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "fold_in", b"fold_in", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
+    def ClearField(self, field_name: typing.Literal["bias_columns", b"bias_columns", "clusters", b"clusters", "created", b"created", "embedding_size", b"embedding_size", "evaluation", b"evaluation", "files", b"files", "fold_in", b"fold_in", "format_version", b"format_version", "hyperparameters", b"hyperparameters", "item_attributes", b"item_attributes", "item_count", b"item_count", "item_index", b"item_index", "libraries", b"libraries", "manifest_sha256", b"manifest_sha256", "model_name", b"model_name", "neighbour_index", b"neighbour_index", "ranker", b"ranker", "score_constant", b"score_constant", "score_kind", b"score_kind", "training_data", b"training_data", "user_count", b"user_count", "version", b"version"]) -> None: ...
 
 global___ModelManifest = ModelManifest
 

@@ -1,7 +1,9 @@
 """Reading one model folder, and refusing it when it is not what its manifest says."""
 
 import hashlib
+import json
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,10 +76,11 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
         BadModel: it is missing, unreadable, of another version than the folder's name or of a newer format.
     """
     try:
-        manifest = json_format.Parse((folder / MANIFEST).read_bytes(), manifest_pb2.ModelManifest())
+        text = (folder / MANIFEST).read_bytes()
+        manifest = json_format.Parse(text, manifest_pb2.ModelManifest())
     except FileNotFoundError as error:
         raise BadModel(f"{MANIFEST} is missing") from error
-    except (OSError, json_format.ParseError, ValueError) as error:
+    except (OSError, json_format.ParseError, ValueError, RecursionError) as error:
         newer = _newer_format(folder)
         raise BadModel(newer or f"{MANIFEST} cannot be read: {error}") from error
     if manifest.format_version != FORMAT_VERSION:
@@ -86,7 +89,16 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
         )
     if str(manifest.version) != folder.name:
         raise BadModel(f"{MANIFEST}: version {manifest.version}, but the folder is {folder.name}")
+    # The name of the folder vouches for the version, so that a folder may be copied to another number.
+    if manifest.manifest_sha256 and manifest.manifest_sha256 != _manifest_checksum(text):
+        raise BadModel(f"{MANIFEST} does not match its own checksum")
     return manifest
+
+
+def _manifest_checksum(text: bytes) -> str:
+    """The checksum that docs/model-format.md describes."""
+    rest = {name: value for name, value in json.loads(text).items() if name not in ("version", "manifest_sha256")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _newer_format(folder: Path) -> str | None:
@@ -94,7 +106,7 @@ def _newer_format(folder: Path) -> str | None:
     manifest = manifest_pb2.ModelManifest()
     try:
         json_format.Parse((folder / MANIFEST).read_bytes(), manifest, ignore_unknown_fields=True)
-    except (OSError, json_format.ParseError, ValueError):
+    except (OSError, json_format.ParseError, ValueError, RecursionError):
         return None
     if manifest.format_version <= FORMAT_VERSION:
         return None
@@ -113,8 +125,8 @@ def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
     """
     manifest = read_manifest(folder)
     _verify_files(folder, manifest)
-    users = _embeddings(folder / USER_EMBEDDINGS, manifest.user_count, manifest)
-    items = _embeddings(folder / ITEM_EMBEDDINGS, manifest.item_count, manifest)
+    users = _embeddings(folder / USER_EMBEDDINGS, manifest.user_count, manifest, (np.float32, np.float16))
+    items = _embeddings(folder / ITEM_EMBEDDINGS, manifest.item_count, manifest, (np.float32,))
     attributes = _attributes(folder / ITEM_ATTRIBUTES, manifest.item_count)
     popularity = attributes.numbers(INTERACTION_COUNT)
     taste = items["embeddings"][:, : manifest.embedding_size - manifest.bias_columns]
@@ -171,32 +183,56 @@ def _require(condition: bool, path: Path, reason: str) -> None:
         raise BadModel(f"{path.name} {reason}")
 
 
-def _embeddings(path: Path, rows: int, manifest: manifest_pb2.ModelManifest) -> dict[str, npt.NDArray[Any]]:
+def _require_arrays(path: Path, tensors: Mapping[str, npt.NDArray[Any]], types: Mapping[str, type[np.generic]]) -> None:
+    for name, type_ in types.items():
+        _require(name in tensors, path, f"lacks the array {name}")
+        found = tensors[name]
+        fitting = found.ndim == 1 and found.dtype == type_
+        _require(
+            fitting, path, f"has {name} of type {found.dtype} and shape {found.shape}, not rows of {type_.__name__}"
+        )
+
+
+def _embeddings(
+    path: Path, rows: int, manifest: manifest_pb2.ModelManifest, types: Sequence[type[np.floating]]
+) -> dict[str, npt.NDArray[Any]]:
     tensors = map_tensors(path)
     _require("embeddings" in tensors, path, "holds no embeddings")
+    _require(tensors["embeddings"].dtype in types, path, f"has embeddings of type {tensors['embeddings'].dtype}")
     expected = (rows, manifest.embedding_size)
     shape = tensors["embeddings"].shape
     _require(shape == expected, path, f"has embeddings of shape {shape}, but {MANIFEST} says {expected}")
     _require("bias" not in tensors or tensors["bias"].shape == (rows,), path, "has biases of another length")
+    _require(
+        "bias" not in tensors or tensors["bias"].dtype == np.float32, path, "has biases of another type than float32"
+    )
     return tensors
 
 
 def _id_table(path: Path, rows: int) -> IdTable:
     tensors = map_tensors(path)
-    _require({"text", "offsets", "hashes", "rows"} <= tensors.keys(), path, "lacks an array of the id table")
+    _require_arrays(path, tensors, {"text": np.uint8, "offsets": np.uint64, "hashes": np.uint64, "rows": np.uint32})
     lengths = {len(tensors["offsets"]) - 1, len(tensors["hashes"]), len(tensors["rows"])}
     _require(lengths == {rows}, path, f"is for {lengths} rows, but {MANIFEST} says {rows}")
-    _require(int(tensors["offsets"][-1]) == len(tensors["text"]), path, "has offsets that do not fit its text")
+    text, offsets = tensors["text"], tensors["offsets"]
+    _require(int(offsets[0]) == 0 and int(offsets[-1]) == len(text), path, "has offsets that do not fit its text")
+    _require(rows == 0 or int(tensors["rows"].max()) < rows, path, "leads to rows that are not there")
+    try:
+        # Arrow checks that every id is UTF-8 and begins where the one before it ends, without a copy.
+        pa.LargeStringArray.from_buffers(rows, pa.py_buffer(offsets), pa.py_buffer(text)).validate(full=True)
+    except pa.ArrowInvalid as error:
+        raise BadModel(f"{path.name} has an id that is no UTF-8, or offsets out of order") from error
     return IdTable(tensors["text"], tensors["offsets"], tensors["hashes"], tensors["rows"])
 
 
 def _seen(path: Path, manifest: manifest_pb2.ModelManifest) -> SeenItems:
     tensors = map_tensors(path)
-    _require({"offsets", "items"} <= tensors.keys(), path, "lacks an array")
+    _require_arrays(path, tensors, {"offsets": np.int64, "items": np.int32})
     offsets, items = tensors["offsets"], tensors["items"]
     _require(len(offsets) == manifest.user_count + 1, path, "is for another number of users")
-    _require(int(offsets[-1]) == len(items), path, "has offsets that do not fit its items")
-    _require(len(items) == 0 or int(items.max()) < manifest.item_count, path, "names items that the model lacks")
+    _require(int(offsets[0]) == 0 and int(offsets[-1]) == len(items), path, "has offsets that do not fit its items")
+    there = len(items) == 0 or (items.min() >= 0 and items.max() < manifest.item_count)
+    _require(bool(there), path, "names items that the model lacks")
     _require(bool((offsets[1:] >= offsets[:-1]).all()), path, "has offsets that are not ascending")
     begins = np.zeros(len(items) + 1, dtype=bool)
     begins[offsets] = True
@@ -209,16 +245,16 @@ def _clusters(
     path: Path, manifest: manifest_pb2.ModelManifest, popularity: npt.NDArray[np.int64]
 ) -> dict[ClusterKind, Clusters]:
     tensors = map_tensors(path)
-    names = (
-        "user_labels",
-        "user_sizes",
-        "item_labels",
-        "item_sizes",
-        "ranked_offsets",
-        "ranked_items",
-        "ranked_scores",
-    )
-    _require(set(names) <= tensors.keys(), path, "lacks an array")
+    types: dict[str, type[np.generic]] = {
+        "user_labels": np.int32,
+        "user_sizes": np.int64,
+        "item_labels": np.int32,
+        "item_sizes": np.int64,
+        "ranked_offsets": np.int64,
+        "ranked_items": np.int32,
+        "ranked_scores": np.float32,
+    }
+    _require_arrays(path, tensors, types)
     for side, rows, clustering in (
         ("user", manifest.user_count, manifest.clusters.users),
         ("item", manifest.item_count, manifest.clusters.items),
@@ -291,10 +327,15 @@ def _fold_in(
 def _attributes(path: Path, items: int) -> ItemAttributes:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
-    except (OSError, pa.ArrowInvalid) as error:
+        table.validate(full=True)  # else an offset that leads elsewhere is followed
+    except (OSError, pa.ArrowException, MemoryError) as error:
         raise BadModel(f"{path.name} is not a readable Arrow file: {error}") from error
     _require(table.num_rows == items, path, f"has {table.num_rows} rows, but {MANIFEST} says {items}")
-    _require(INTERACTION_COUNT in table.column_names, path, f"has no column {INTERACTION_COUNT}")
+    names = table.column_names
+    _require(len(set(names)) == len(names), path, "has two columns of one name")
+    _require(INTERACTION_COUNT in names, path, f"has no column {INTERACTION_COUNT}")
+    counts = table[INTERACTION_COUNT]
+    _require(counts.type == pa.int64() and counts.null_count == 0, path, f"has {INTERACTION_COUNT} that are no numbers")
     return ItemAttributes(table)
 
 

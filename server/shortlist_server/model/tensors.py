@@ -43,6 +43,6 @@ def map_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
                 arrays[name] = data[start:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise BadModel(f"{path.name} is not a readable safetensors file: {error!r}") from error
     return arrays

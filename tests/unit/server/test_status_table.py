@@ -10,6 +10,8 @@ from shortlist_server import errors
 from shortlist_server.service.status import TABLE, internal_error, status_of
 
 EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
+    (errors.MalformedRequest(), grpc.StatusCode.INVALID_ARGUMENT, ""),
+    (errors.MalformedRequest(), grpc.StatusCode.INVALID_ARGUMENT, ""),
     (errors.InvalidField("k", "too large"), grpc.StatusCode.INVALID_ARGUMENT, "google.rpc.BadRequest"),
     (errors.NotSupported("rerank"), grpc.StatusCode.UNIMPLEMENTED, ""),
     (errors.NoClusters(), grpc.StatusCode.UNIMPLEMENTED, ""),

@@ -319,6 +319,7 @@ def test_tuning_again_publishes_a_version_that_differs_in_its_indexes_alone_and_
         "item_index",
         "neighbour_index",
         "files",
+        "manifest_sha256",
     }
     assert new["item_index"]["kind"] == items.kind
     goal = new["item_index"]["goal"]

@@ -2,6 +2,7 @@
 
 import datetime as dt
 import hashlib
+import json
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from importlib.metadata import version as library_version
@@ -37,6 +38,7 @@ REPORT = "report.html"
 ITEM_INDEX = "items.faiss"
 NEIGHBOUR_INDEX = "neighbours.faiss"
 _TOP_OF_CLUSTER = 10
+_WRITTEN_AT_ONCE = 1 << 20
 _SCORE_KINDS = {
     "rating": manifest_pb2.SCORE_KIND_RATING,
     "preference": manifest_pb2.SCORE_KIND_PREFERENCE,
@@ -207,9 +209,17 @@ def library_versions() -> dict[str, str]:
 
 
 def write_manifest(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
-    """Writes manifest.json."""
+    """Writes manifest.json, with its own checksum."""
+    manifest.manifest_sha256 = _manifest_checksum(manifest)
     text = json_format.MessageToJson(manifest, preserving_proto_field_name=True)
     (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def _manifest_checksum(manifest: manifest_pb2.ModelManifest) -> str:
+    """The checksum that docs/model-format.md describes."""
+    content = json_format.MessageToDict(manifest, preserving_proto_field_name=True)
+    rest = {name: value for name, value in content.items() if name not in ("version", "manifest_sha256")}
+    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
 def _report_content(version: int, created: dt.datetime, libraries: Mapping[str, str], export: Export) -> ReportContent:
@@ -267,10 +277,9 @@ def write_index(built: BuiltIndex, path: Path) -> None:
     Raises:
         OSError: it cannot be written.
     """
-    try:
-        faiss.write_index(built.index, str(path))
-    except RuntimeError as error:
-        raise OSError(f"{path.name} cannot be written: {error}") from error
+    # Through a file of Python's: FAISS's own says nothing when the disk has no room for the last bytes.
+    with path.open("wb") as file:
+        faiss.write_index(built.index, faiss.PyCallbackIOWriter(file.write, _WRITTEN_AT_ONCE))  # type: ignore[attr-defined]  # stubs
 
 
 def _cluster_tensors(clusters: Clusters) -> dict[str, Array]:
