@@ -51,6 +51,10 @@ class Admission:
         """How many do."""
         return self._taken
 
+    def full(self) -> QueueFull:
+        """What to tell who is refused."""
+        return QueueFull(max(self.waiting_seconds, _SHORTEST_RETRY_SECONDS))
+
     @property
     def has_room(self) -> bool:
         """Whether one more may enter."""
@@ -72,10 +76,10 @@ class Admission:
         with self._lock:
             wait = self.waiting_seconds
             if self._taken >= self._places:
-                raise QueueFull(max(wait, _SHORTEST_RETRY_SECONDS))
+                raise self.full()
             # Alone, a call is worth a try whatever is expected of it: that is how expectations are corrected.
             if seconds_left is not None and self._taken and wait + requests * self._seconds_per_request > seconds_left:
-                raise QueueFull(max(wait, _SHORTEST_RETRY_SECONDS))
+                raise self.full()
             if self._taken == 0:
                 self._window_began, self._window_requests = time.perf_counter(), 0
             self._taken += 1

@@ -160,6 +160,7 @@ class Answers:
                 ends[came] = response.SerializeToString()
             for (place, ranking, _), its_items in zip(found, items, strict=True):
                 answers[place] = its_items + description(ranking) + ends[arrived[place]]
+            self._observer.batch_answered(method.__name__, model.version, rankings, started)
         return answers
 
 

@@ -269,7 +269,7 @@ class FastLane:
             return call.forget()
         try:
             if not self._admission.has_room:  # nothing is read of it
-                raise QueueFull(self._admission.waiting_seconds)
+                raise self._admission.full()
             call.entries = call.method.entries(_read(call.method.request, message))
             if self._gate is not None and call.method.holds_several:
                 self._gate.charge(call, len(call.entries))
