@@ -85,9 +85,11 @@ def _serve(options: argparse.Namespace) -> int:
         return _serve_by_workers(options)
     from shortlist_server.app import ServerApp
     from shortlist_server.config import ServerConfig
+    from shortlist_server.service.priorities import read_when_there_is_time
     from shortlist_server.telemetry.logs import log_to_stderr
 
     log_to_stderr(options.log_format)
+    read_when_there_is_time()
     stop = threading.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: stop.set())
