@@ -69,11 +69,11 @@ def main() -> None:
 
 
 def swap(models_dir: Path, seconds: float, done: threading.Event) -> None:
-    """Publishes the newest version again under the next number, every so many seconds, and removes all but three."""
+    """Publishes the newest version again under the next number, every so many seconds, and removes all but five."""
     while not done.wait(seconds):
         numbers = sorted(int(path.name) for path in models_dir.iterdir() if path.name.isdecimal())
         copy_version(models_dir / str(numbers[-1]), models_dir / str(numbers[-1] + 1))
-        for number in numbers[:-2]:
+        for number in numbers[:-4]:
             shutil.rmtree(models_dir / str(number))
 
 
