@@ -19,8 +19,7 @@ FROM python:3.11-slim-bookworm
 COPY --from=build /opt/shortlist /opt/shortlist
 RUN useradd --system --no-create-home --uid 10001 shortlist
 USER shortlist
-# gRPC's core would log what callers send as it came, line breaks and all.
-ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1 GRPC_VERBOSITY=NONE
+ENV PATH=/opt/shortlist/bin:$PATH PYTHONUNBUFFERED=1
 VOLUME /models
 EXPOSE 50051
 HEALTHCHECK --interval=10s --timeout=5s --start-period=60s CMD ["shortlist", "health"]

@@ -46,6 +46,8 @@ BENCHMARKS = (
     Benchmark("unary_recommend --cpp-echo", by_hand="needs apt-get install g++ pkg-config libgrpc++-dev"),
     Benchmark("batch_recommend", model=True),
     Benchmark("latency", ("h2load",), model=True),
+    Benchmark("overload", ("h2load",), model=True),
+    Benchmark("swaps", ("h2load",), model=True),
     Benchmark("workers", ("h2load",), model=True),
     Benchmark("index_libraries"),
     Benchmark("index_tuning --items 40000"),

@@ -38,7 +38,7 @@ def served(models_dir: Path, log: Path, *arguments: str, port: str = "0") -> Ite
     """A server process that listens; it and its children are killed at the end, if they still run."""
     command = [*SHORTLIST, "serve", "--models-dir", str(models_dir), "--port", port, *arguments]
     family: set[int] = set()
-    # As in the image: gRPC's core would write what callers send into the log as it came.
+    # Otherwise gRPC's core would write what callers send into the log as it came: docs/threat-model.md.
     env = {**os.environ, "GRPC_VERBOSITY": "NONE"}
     with (
         log.open("a") as errors,
