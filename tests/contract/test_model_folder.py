@@ -336,7 +336,7 @@ def test_a_folder_that_fails_in_an_unforeseen_way_does_not_keep_others_from_serv
     store = ModelStore(folder.parent, "cpu")
     assert store.refresh()
     assert store.default().version == 1
-    assert store.version(2).reason == "cannot be loaded: no room"
+    assert store.version(2).reason == "it cannot be loaded; the server's log tells why"
 
 
 def test_a_served_version_stays_listed_when_its_folder_is_taken_away(folder: Path) -> None:

@@ -111,4 +111,5 @@ def check_nothing_grows(server: Served, make_noise: Callable[[int], object], siz
     assert min(memory[middle:]) <= min(memory[warm:middle]) * growth, memory
     lines = server.log.read_text().splitlines()  # which fails where callers wrote into it
     assert "Traceback" not in " ".join(lines)
-    assert len(lines) < 20
+    # Who tries to steer a server is logged, at a bounded rate; noise is not.
+    assert len([line for line in lines if "PERMISSION_DENIED" not in line and "were left out" not in line]) < 20

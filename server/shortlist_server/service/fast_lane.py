@@ -152,6 +152,7 @@ class FastLane:
         while self._waiting and room:
             call = self._waiting.popleft()
             if isinstance(call, Call) and call.gone:
+                self._guard.caller_left(call.name, call)
                 self._is_over(call)
                 continue
             requests = call.take(room)

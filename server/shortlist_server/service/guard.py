@@ -86,6 +86,10 @@ class Guard:
         self.observer.call_failed(method, call, CODE_NAMES[status.code], request_id, error)
         return to_grpc(status, request_id)
 
+    def caller_left(self, method: str, call: Call) -> None:
+        """Tells telemetry of a call that nobody waits for any more."""
+        self.observer.call_failed(method, call, grpc.StatusCode.CANCELLED.name, request_id_of(call.metadata), _LEFT)
+
     def entry_failure(self, error: Exception, method: str) -> Any:
         """The google.rpc.Status of one request of many in a call; telemetry is told."""
         request_id = request_id_of()
@@ -121,6 +125,9 @@ class Guard:
             self.observer.stream_answered(method.__name__)
 
         return answer
+
+
+_LEFT = QueryError("the caller went away while it waited")
 
 
 class PlainCall:
