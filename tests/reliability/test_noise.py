@@ -46,6 +46,7 @@ def test_malformed_messages_are_refused_and_leave_nothing_behind(
         grpc.StatusCode.INVALID_ARGUMENT,
         grpc.StatusCode.NOT_FOUND,
         grpc.StatusCode.UNIMPLEMENTED,
+        grpc.StatusCode.PERMISSION_DENIED,
         grpc.StatusCode.RESOURCE_EXHAUSTED,
     }
     assert set(codes) <= allowed
