@@ -21,11 +21,13 @@ RETRIES = {
             },
         }
     ],
+    # Where a name stands for several servers, all of them are asked in turn.
+    "loadBalancingConfig": [{"round_robin": {}}],
     # When most calls fail, retrying them only adds to the load: each failure takes a token, each success gives a tenth
     # back, and below half of the tokens nothing is retried.
     "retryThrottling": {"maxTokens": 100, "tokenRatio": 0.1},
 }
-"""gRPC service config, https://github.com/grpc/grpc/blob/master/doc/service_config.md. Every call only reads."""
+"""gRPC service config, https://github.com/grpc/grpc/blob/master/doc/service_config.md. Every call may be repeated."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from shortlist_client.rpcs import Scalar
 
 _TITLE_WIDTH = 50
 _MAX_ATTRIBUTES = 32  # as many as the contract lets a request name
+_LOADING_SECONDS = 120.0  # which reading a large version may take
 _SHOWN_ATTRIBUTES = ("title", "genres")
 
 
@@ -60,13 +61,13 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     ):
         command = models_commands.add_parser(name, help=f"{help_}; the server must be one with --admin")
         command.add_argument("version", type=int, metavar="VERSION")
-        _add_connection(command, ask)
+        _add_connection(command, ask, _LOADING_SECONDS)
     label = models_commands.add_parser("label", help="point a label at a version; the server must be one with --admin")
     label.add_argument("label", metavar="LABEL", help="1 to 63 of a-z, 0-9 and '-'")
     to = label.add_mutually_exclusive_group(required=True)
     to.add_argument("version", type=int, nargs="?", metavar="VERSION")
     to.add_argument("--remove", action="store_true", help="take the label away")
-    _add_connection(label, _set_label)
+    _add_connection(label, _set_label, _LOADING_SECONDS)
 
     asked = commands.add_parser("health", help="exit with 0 when a server answers queries, with 1 when it does not")
     asked.set_defaults(run=_health)
@@ -99,8 +100,12 @@ def _add_asking(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse
     _add_connection(parser, ask)
 
 
-def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argparse.Namespace], None]) -> None:
-    _add_server(parser)
+def _add_connection(
+    parser: argparse.ArgumentParser,
+    ask: Callable[[Client, argparse.Namespace], None],
+    timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS,
+) -> None:
+    _add_server(parser, timeout_seconds)
     parser.add_argument("--json", action="store_true", help="print the whole answer as JSON")
 
     def run(options: argparse.Namespace) -> int:
@@ -119,9 +124,9 @@ def _add_connection(parser: argparse.ArgumentParser, ask: Callable[[Client, argp
     parser.set_defaults(run=run)
 
 
-def _add_server(parser: argparse.ArgumentParser) -> None:
+def _add_server(parser: argparse.ArgumentParser, timeout_seconds: float = DEFAULT_TIMEOUT_SECONDS) -> None:
     add_connection_options(parser)
-    parser.add_argument("--timeout", type=_seconds, default=DEFAULT_TIMEOUT_SECONDS, metavar="SECONDS")
+    parser.add_argument("--timeout", type=_seconds, default=timeout_seconds, metavar="SECONDS")
 
 
 def _seconds(text: str) -> float:

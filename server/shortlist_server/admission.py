@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from shortlist_server.errors import DeadlinePassed, QueueFull
 
 _SHORTEST_RETRY_SECONDS = 0.01
+_LONGEST_RETRY_SECONDS = 5.0
 _WINDOW_SECONDS = 0.1
 _LATEST = 0.3
 """Weight of the latest window in what a request is expected to take."""
@@ -53,7 +54,7 @@ class Admission:
 
     def full(self) -> QueueFull:
         """What to tell who is refused."""
-        return QueueFull(max(self.waiting_seconds, _SHORTEST_RETRY_SECONDS))
+        return QueueFull(min(max(self.waiting_seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS))
 
     @property
     def has_room(self) -> bool:

@@ -1,5 +1,6 @@
 """The composition root: builds the server from its configuration, starts it and shuts it down."""
 
+import contextlib
 import logging
 import os
 import threading
@@ -19,6 +20,7 @@ from shortlist_server.access.gate import Gate
 from shortlist_server.access.tls import server_credentials
 from shortlist_server.admission import Admission
 from shortlist_server.config import ServerConfig
+from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.traffic import parse_splits
 from shortlist_server.service.answers import Answers
@@ -68,7 +70,6 @@ class ServerApp:
 
     def __init__(self, config: ServerConfig) -> None:
         self._config = config
-        credentials = server_credentials(config.access)
         self._gate = Gate(config.access, admin=config.admin)
         self._device = _device(config.device)
         self._telemetry = Telemetry(
@@ -80,7 +81,7 @@ class ServerApp:
             keep=config.keep,
             default_label=config.default_label,
             splits=parse_splits(config.splits),
-            on_event=self._telemetry.model_event,
+            on_event=self._model_event,
         )
         self._guard = Guard(self._gate, self._telemetry)
         self._health = HealthService()
@@ -105,6 +106,19 @@ class ServerApp:
         self._lane: FastLane | None = None
         self._add_services()
         self._set_health(ready=False)
+        host = f"[{config.host}]" if ":" in config.host else config.host
+        self.port, self.address = config.port, f"{host}:{config.port}"
+        if not config.share_port:
+            self._listen()
+        try:
+            self._telemetry.listen()
+        except OSError:
+            self._server.stop(None)
+            raise
+        self.metrics_url = self._telemetry.metrics_url
+
+    def _listen(self) -> None:
+        config, credentials = self._config, server_credentials(self._config.access)
         address = f"[{config.host}]" if ":" in config.host else config.host
         try:
             self.port = (
@@ -118,12 +132,6 @@ class ServerApp:
                 "choose another with --host and --port"
             ) from error
         self.address = f"{address}:{self.port}"
-        try:
-            self._telemetry.listen()
-        except OSError:
-            self._server.stop(None)
-            raise
-        self.metrics_url = self._telemetry.metrics_url
 
     def _add_services(self) -> None:
         config, guard = self._config, self._guard
@@ -150,32 +158,44 @@ class ServerApp:
         add_reflection(plain, names, guard)
 
     def start(self) -> None:
-        """Listens, then loads the newest good version; from then on the models folder is watched."""
+        """Listens, loads what answers, and watches the models folder from then on.
+
+        Of several processes on one port each listens once it can answer: from then on it is dealt its share of
+        connections.
+
+        Raises:
+            OSError: the address cannot be listened on.
+        """
         for concern in self._config.access.concerns(self._config.host):
             log.warning(concern)
         self._gate.start()
+        loaded = self._config.share_port and self._store.refresh(everything=False)
+        if self._config.share_port:
+            self._listen()
         self._server.start()
         if self._lane is not None:
             self._lane.start()
         self._telemetry.start(self._how_busy)
-        if not self._refresh():
+        if not loaded and not self._store.refresh(everything=False):
             log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
         threading.Thread(target=self._watch, name="models", daemon=True).start()
 
-    def _refresh(self) -> bool:
-        ready = self._store.refresh()
-        if ready and not self._ready and not self._stopping.is_set():
+    def _model_event(self, event: str, version: int, model: LoadedModel | None) -> None:
+        self._telemetry.model_event(event, version, model)
+        if event == "default" and not self._ready and not self._stopping.is_set():
             self._set_health(ready=True)
             self._ready = True
-        return ready
 
     def _watch(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICENESS)
-        while not self._stopping.wait(self._config.look_seconds):
+        with contextlib.suppress(OSError):  # it has been given way already, or this is no Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICENESS)
+        while True:
             try:
-                self._refresh()
+                self._store.refresh()
             except Exception:  # whatever it is, what is loaded goes on answering and the next look may do better
                 log.exception("%s could not be looked at", self._config.models_dir)
+            if self._stopping.wait(self._config.look_seconds):
+                return
 
     def _how_busy(self) -> Load:
         return Load(

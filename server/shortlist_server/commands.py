@@ -120,10 +120,10 @@ def _serve(options: argparse.Namespace) -> int:
                 telemetry=telemetry_config(options),
             )
         )
+        app.start()
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
-    app.start()
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(20_000)  # a batch makes thousands of objects, none of them in cycles

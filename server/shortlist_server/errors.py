@@ -23,6 +23,7 @@ QueryError
 │   └── AdminOff            a method that the operator has not turned on
 └── RateLimited             a caller who asks too often
 BadModel                    a model folder that must not be served
+└── UnreadableModel         one that could not be read, for a reason that may pass
 """
 
 from typing import ClassVar
@@ -210,3 +211,23 @@ class RateLimited(QueryError):
 
 class BadModel(Exception):
     """A model folder that must not be served; the text names the file and what is wrong with it."""
+
+
+class UnreadableModel(BadModel):
+    """A model folder that could not be read, for a reason that may pass: too many open files, a disk, no memory."""
+
+
+def unreadable(name: str, error: Exception) -> BadModel:
+    """What to raise for a file that could not be read; the text names neither folders nor what libraries say.
+
+    Args:
+        name: the file's.
+        error: why it could not.
+    """
+    if isinstance(error, FileNotFoundError):
+        return BadModel(f"{name} is missing")
+    if isinstance(error, OSError) and error.strerror:
+        return UnreadableModel(f"{name} cannot be read: {error.strerror}")
+    if isinstance(error, MemoryError):
+        return UnreadableModel(f"{name} cannot be read: out of memory")
+    return BadModel(f"{name} cannot be read")

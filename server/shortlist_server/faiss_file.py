@@ -11,7 +11,7 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.errors import BadModel
+from shortlist_server.errors import BadModel, unreadable
 
 _FAISS: Any = faiss  # its stubs lack part of what it takes
 
@@ -28,7 +28,9 @@ def read_faiss_file(path: Path) -> tuple[Any, object]:
     try:
         content = np.asarray(np.memmap(path, dtype=np.uint8, mode="r"))
         index = _read(content)
-    except (OSError, ValueError, RuntimeError, MemoryError) as error:
+    except OSError as error:
+        raise unreadable(path.name, error) from error
+    except (ValueError, RuntimeError, MemoryError) as error:  # a file that is cut short asks for any amount of memory
         raise BadModel(f"{path.name} is not a readable FAISS index") from error
     fault = _fault(index, index.ntotal)
     if fault:

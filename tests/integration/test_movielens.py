@@ -132,6 +132,7 @@ def test_the_commands_answer_with_titles_and_as_json(published: tuple[str, Publi
     assert json.loads(shortlist("similar", "50", "--server", address, "--json").stdout)["model_version"] == 1
     models = shortlist("models", "list", "--server", address)
     assert published[0] in models.stdout
-    assert json.loads(shortlist("models", "list", "--server", address, "--json").stdout)["models"][0]["state"] == "ready"
+    listed = json.loads(shortlist("models", "list", "--server", address, "--json").stdout)
+    assert listed["models"][0]["state"] == "ready"
     health = shortlist("health", "--server", address)
     assert (health.returncode, health.stdout) == (0, "SERVING\n")

@@ -1,5 +1,6 @@
 """Versions are swapped, labelled, kept and compared while requests are answered."""
 
+import errno
 import gc
 import json
 import shutil
@@ -11,9 +12,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from shortlist_client import Client, FailedPrecondition, InvalidArgument, ModelNotFound, ModelState
 from shortlist_server.app import ServerApp
+from shortlist_server.errors import unreadable
+from shortlist_server.model.folder import LoadedModel, load_model
 from tests.running import HeldSearch, serving, shortlist
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
@@ -74,6 +78,7 @@ def test_a_new_version_answers_soon_and_those_before_it_are_kept_as_told(models_
             client.recommend("u0", model_version=1)
         assert client.recommend("u0", model_version=2).items != before
     with served(models_dir, lane, keep=0) as (_, client):
+        time.sleep(0.2)
         assert states(client) == {3: ModelState.READY, 2: ModelState.AVAILABLE, 1: ModelState.AVAILABLE}
 
 
@@ -184,7 +189,7 @@ def test_versions_are_loaded_and_unloaded_by_hand_and_stay_so(models_dir: Path) 
         with pytest.raises(InvalidArgument, match="version: must be a positive number"):
             client.load_model(0)
     with served(models_dir, keep=0) as (_, client):
-        assert states(client) == {3: ModelState.AVAILABLE, 2: ModelState.READY, 1: ModelState.READY}
+        wait_until(lambda: states(client) == {3: ModelState.AVAILABLE, 2: ModelState.READY, 1: ModelState.READY})
         client.unload_model(1)
         with pytest.raises(FailedPrecondition, match="is the only one that is loaded"):
             client.unload_model(2)
@@ -193,6 +198,72 @@ def test_versions_are_loaded_and_unloaded_by_hand_and_stay_so(models_dir: Path) 
             client.load_model(1)
         assert publish_one(models_dir, seed=4) == 4
         wait_until(lambda: answering(client) == 4)
+
+
+def test_the_version_that_bears_the_default_label_is_loaded_first_and_no_other_takes_its_place(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for seed in (2, 3):
+        publish_one(models_dir, seed)
+    (models_dir / "store.json").write_text('{"labels": {"stable": 2}}')
+    loaded: list[str] = []
+
+    def told(path: Path, device: torch.device) -> LoadedModel:
+        loaded.append(path.name)
+        return load_model(path, device)
+
+    monkeypatch.setattr("shortlist_server.model.store.load_model", told)
+    with served(models_dir, default_label="stable") as (_, client):
+        assert loaded[0] == "2"
+        assert answering(client) == 2
+        wait_until(lambda: states(client)[3] is ModelState.READY)
+        (models_dir / "1" / "items.faiss").unlink()
+        (models_dir / "store.json").write_text('{"labels": {"stable": 1}}')
+        wait_until(lambda: states(client)[1] is ModelState.FAILED)
+        assert answering(client) == 2  # and not the newest, for which nobody has vouched
+        shutil.rmtree(models_dir / "2")
+        wait_until(lambda: answering(client) == 3)
+
+
+def test_damaged_choices_are_not_overwritten(models_dir: Path) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir) as (_, client):
+        (models_dir / "store.json").write_text('{"labels": {"stable": 1,}}')
+        with pytest.raises(FailedPrecondition, match=r"store\.json is damaged"):
+            client.set_label("next", 2)
+        assert (models_dir / "store.json").read_text() == '{"labels": {"stable": 1,}}'
+
+
+def test_a_version_whose_files_could_not_be_read_for_a_while_is_tried_again(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shortlist_server.model.store._RETRY_SECONDS", 0.2)
+    tries: list[int] = []
+
+    def out_of_files_at_first(path: Path, device: torch.device) -> LoadedModel:
+        if path.name == "2":
+            tries.append(1)
+            if len(tries) == 1:
+                raise unreadable("items.faiss", OSError(errno.EMFILE, "Too many open files"))
+        return load_model(path, device)
+
+    monkeypatch.setattr("shortlist_server.model.store.load_model", out_of_files_at_first)
+    with served(models_dir) as (_, client):
+        publish_one(models_dir, seed=2)
+        wait_until(lambda: answering(client) == 2)
+        assert len(tries) == 2
+        assert states(client)[2] is ModelState.READY
+
+
+def test_a_number_that_a_label_or_a_choice_remembers_is_not_given_again(models_dir: Path) -> None:
+    with served(models_dir) as (_, client):
+        publish_one(models_dir, seed=2)
+        wait_until(lambda: answering(client) == 2)
+        client.set_label("canary", 2)
+        shutil.rmtree(models_dir / "2")
+        wait_until(lambda: answering(client) == 1)
+        assert publish_one(models_dir, seed=3) == 3
+        wait_until(lambda: answering(client) == 3)
 
 
 def test_choices_that_cannot_be_read_leave_the_last_ones_standing(
@@ -234,6 +305,7 @@ def test_a_split_answers_its_share_of_the_users_and_always_the_same(models_dir: 
         assert client.recommend(history=["i0"]).model_version == 1
         assert client.list_models().splits == {"canary": 30}
     with served(models_dir, lane, **splits) as (_, client):
+        wait_until(lambda: states(client) == {1: ModelState.READY, 2: ModelState.READY})
         assert {user: answering(client, user) for user in USERS} == versions
 
 

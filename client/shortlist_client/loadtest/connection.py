@@ -30,6 +30,7 @@ def open_channel(target: Target) -> grpc.Channel:
     """A channel with a connection of its own and no retries, which would hide errors and add to the load."""
     options: list[tuple[str, str | int]] = [
         ("grpc.enable_retries", 0),
+        ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share one connection
         ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
     ]

@@ -32,6 +32,10 @@ def connection_options(connections: int) -> list[tuple[str, int]]:
         ("grpc.keepalive_time_ms", 60_000),
         ("grpc.keepalive_timeout_ms", 20_000),
         ("grpc.max_connection_idle_ms", 30 * 60_000),
+        # Callers look up anew where servers are, by which new ones get their share. Calls under way go on, streams for
+        # an hour at most.
+        ("grpc.max_connection_age_ms", 10 * 60_000),
+        ("grpc.max_connection_age_grace_ms", 60 * 60_000),
         # Clients may look after their connections in turn, idle ones too, every ten seconds; who pings faster has two
         # strikes. Unless told otherwise, gRPC cuts off whoever pings more often than every five minutes, as load
         # balancers and well-meant settings do.

@@ -57,6 +57,7 @@ class ChoicesFile:
         self._path = models_dir / FILE
         self._seen: tuple[int, int, int] | None = None
         self._choices = Choices()
+        self._told = ""  # what was wrong with the file, to say it once
 
     def read(self) -> Choices:
         """The choices; of a file that cannot be read, the last that could."""
@@ -64,12 +65,16 @@ class ChoicesFile:
             status = self._path.stat()
             seen = status.st_ino, status.st_size, status.st_mtime_ns
             if seen != self._seen:
-                self._seen = seen
                 self._choices = _parse(self._path.read_bytes())
+                self._seen = seen
         except FileNotFoundError:
             self._seen, self._choices = None, Choices()
         except (OSError, ValueError) as error:
-            log.error("%s cannot be read, what it said before goes on holding: %s", self._path, error)
+            if str(error) != self._told:
+                self._told = str(error)
+                log.error("%s cannot be read, what it said before goes on holding: %s", self._path, error)
+        else:
+            self._told = ""
         return self._choices
 
     def change(self, change: Callable[[Choices], Choices]) -> None:
@@ -81,7 +86,7 @@ class ChoicesFile:
         try:
             with (self._models_dir / _LOCK).open("w") as lock:
                 fcntl.flock(lock, fcntl.LOCK_EX)
-                changed = change(self.read())
+                changed = change(_parse(self._path.read_bytes()) if self._path.exists() else Choices())
                 aside = self._models_dir / _ASIDE
                 with aside.open("w") as file:
                     json.dump(_as_json(changed), file, indent=2)
@@ -90,8 +95,19 @@ class ChoicesFile:
                     os.fsync(file.fileno())
                 aside.chmod(_FILE_MODE)
                 aside.replace(self._path)
+                _sync(self._models_dir)
         except OSError as error:
             raise StoreNotWritable(error.strerror or "unknown error") from error
+        except ValueError as error:  # what it should say is lost if it is written anew
+            raise StoreNotWritable(f"{FILE} is damaged: {error}") from error
+
+
+def _sync(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _parse(content: bytes) -> Choices:

@@ -16,7 +16,7 @@ from google.protobuf import json_format
 
 from shortlist.v1 import manifest_pb2
 from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
-from shortlist_server.errors import BadModel
+from shortlist_server.errors import BadModel, unreadable
 from shortlist_server.faiss_index import USUAL_K, read_faiss_index
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.id_table import IdTable
@@ -78,9 +78,9 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
     try:
         text = (folder / MANIFEST).read_bytes()
         manifest = json_format.Parse(text, manifest_pb2.ModelManifest())
-    except FileNotFoundError as error:
-        raise BadModel(f"{MANIFEST} is missing") from error
-    except (OSError, json_format.ParseError, ValueError, RecursionError) as error:
+    except OSError as error:
+        raise unreadable(MANIFEST, error) from error
+    except (json_format.ParseError, ValueError, RecursionError) as error:
         newer = _newer_format(folder)
         raise BadModel(newer or f"{MANIFEST} cannot be read: {error}") from error
     if manifest.format_version != FORMAT_VERSION:
@@ -172,10 +172,8 @@ def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
                 file.seek(0)
                 if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
                     raise BadModel(f"{entry.name} does not match its checksum in {MANIFEST}")
-        except FileNotFoundError as error:
-            raise BadModel(f"{entry.name} is missing") from error
         except OSError as error:
-            raise BadModel(f"{entry.name} cannot be read: {error.strerror}") from error
+            raise unreadable(entry.name, error) from error
 
 
 def _require(condition: bool, path: Path, reason: str) -> None:
@@ -328,8 +326,8 @@ def _attributes(path: Path, items: int) -> ItemAttributes:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)  # else an offset that leads elsewhere is followed
-    except (OSError, pa.ArrowException, MemoryError) as error:
-        raise BadModel(f"{path.name} is not a readable Arrow file: {error}") from error
+    except (pa.ArrowException, OSError) as error:  # Arrow's are often both; the checksum has been read already
+        raise BadModel(f"{path.name} is not a readable Arrow file") from error
     _require(table.num_rows == items, path, f"has {table.num_rows} rows, but {MANIFEST} says {items}")
     names = table.column_names
     _require(len(set(names)) == len(names), path, "has two columns of one name")

@@ -6,7 +6,7 @@ import os
 import threading
 import time
 import weakref
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from pathlib import Path
@@ -14,7 +14,15 @@ from pathlib import Path
 import torch
 
 from shortlist.v1 import manifest_pb2
-from shortlist_server.errors import BadModel, ModelNotFound, ModelRefused, NoModelReady, VersionInUse, shown
+from shortlist_server.errors import (
+    BadModel,
+    ModelNotFound,
+    ModelRefused,
+    NoModelReady,
+    UnreadableModel,
+    VersionInUse,
+    shown,
+)
 from shortlist_server.model.choices import Choices, ChoicesFile
 from shortlist_server.model.folder import LoadedModel, load_model, read_manifest
 from shortlist_server.model.traffic import Split, label_of
@@ -22,7 +30,7 @@ from shortlist_server.model.warming import warm
 
 log = logging.getLogger(__name__)
 
-Appearance = frozenset[tuple[str, int, int]]
+Appearance = frozenset[tuple[str, int, int, int]]
 
 _LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
 _RETRY_SECONDS = 60.0
@@ -70,12 +78,12 @@ class _Refusal:
     """Why a version is not loaded.
 
     Attributes:
-        appearance: of its folder: it is read again when that has changed.
+        changed: when its files were changed: it is read again when one of them has been since.
         reason: what is wrong.
         again: when it is read again all the same, by ``time.monotonic``.
     """
 
-    appearance: Appearance
+    changed: frozenset[tuple[str, int]]
     reason: str
     again: float = math.inf
 
@@ -104,8 +112,8 @@ class ModelStore:
         models_dir: holds one folder per version.
         device: where user tables live.
         keep: how many older versions stay loaded, for requests that name them and for going back.
-        default_label: bears the version that answers when none is named; None, or while no loaded version bears it, for
-            the newest.
+        default_label: bears the version that answers when none is named; None, or while no version bears it, for the
+            newest. Where the one that bears it cannot be loaded, the one that answered before goes on.
         splits: shares of the users whose requests go to the version of a label when they name none.
         on_event: is told what becomes of a version: "ready", "default", "refused" or "unloaded", its number, and the
             version itself where it is ready.
@@ -134,40 +142,63 @@ class ModelStore:
         self._being_loaded: int | None = None
         self._refreshing = threading.RLock()
 
-    def refresh(self) -> bool:
+    def refresh(self, *, everything: bool = True) -> bool:
         """Brings what is loaded in line with the folder; says whether a version answers now.
 
         A version that cannot be loaded leaves everything as it is, and so does a folder without a good version: the
         only good one is never unloaded.
+
+        Args:
+            everything: otherwise only what answers requests that name no version.
         """
         with self._refreshing:
-            numbers = self._numbers()
-            choices = self._choices.read()
-            wanted: list[int] = []
-            # What operators unloaded comes last: it answers again when nothing else can.
-            for number in sorted(numbers, key=lambda number: (number in choices.unloaded, -number)):
-                if len(wanted) > self._keep or (wanted and number in choices.unloaded):
-                    break
-                if self._ensure(number):
-                    wanted.append(number)
-                    if len(wanted) == 1:  # the older ones take their time
-                        self._serve(choices, number)
-            chosen = choices.loaded | frozenset(choices.labels.values())
-            wanted += [number for number in sorted(chosen - {*wanted}) if number in numbers and self._ensure(number)]
-            if wanted:
-                for number in self._entries.keys() - {*wanted}:
+            numbers, choices = self._numbers(), self._choices.read()
+            default = self._choose_default(numbers, choices)
+            if default is None:
+                return bool(self._entries)
+            self._serve(choices, default)
+            if everything:
+                wanted = {default, *self._others(numbers, choices)}
+                for number in self._entries.keys() - wanted:
                     log.info("version %d answers no more and is freed after its last request", number)
                     del self._entries[number]
                     self._on_event("unloaded", number, None)
-                self._serve(choices, wanted[0])
-            self._refused = {number: refusal for number, refusal in self._refused.items() if number in numbers}
-            return bool(self._entries)
+                self._serve(choices, default)
+                self._refused = {number: refusal for number, refusal in self._refused.items() if number in numbers}
+            return True
 
-    def _serve(self, choices: Choices, newest: int) -> None:
+    def _choose_default(self, numbers: Sequence[int], choices: Choices) -> int | None:
+        """The version to answer requests that name none, loaded; None where no version can be loaded."""
+        labelled = choices.labels.get(self._default_label or "")
+        if labelled is not None:
+            if labelled in numbers and self._ensure(labelled):
+                return labelled
+            # A version that nobody has vouched for takes over only where there is no other.
+            before = self._serving.default
+            if before is not None and before.version in self._entries and before.version in numbers:
+                return before.version
+        # What operators unloaded comes last: it answers again when nothing else can.
+        in_order = sorted(numbers, key=lambda number: (number in choices.unloaded, -number))
+        return next((number for number in in_order if self._ensure(number)), None)
+
+    def _others(self, numbers: Sequence[int], choices: Choices) -> Iterator[int]:
+        """The versions to be loaded beside the default, each once it is."""
+        places = self._keep + 1  # among the newest good ones; one that was unloaded leaves its place empty
+        for number in numbers:
+            if places == 0:
+                break
+            if number in choices.unloaded:
+                places -= 1
+            elif self._ensure(number):
+                places -= 1
+                yield number
+        for number in choices.loaded | frozenset(choices.labels.values()):
+            if number in numbers and self._ensure(number):
+                yield number
+
+    def _serve(self, choices: Choices, number: int) -> None:
         models = {number: entry.model for number, entry in self._entries.items()}
-        labelled = choices.labels.get(self._default_label or "", newest)
-        default = models.get(labelled, models[newest])
-        before = self._serving.default
+        before, default = self._serving.default, models[number]
         self._serving = _Serving(models, choices.labels, default)
         if before is not default:
             self._on_event("default", default.version, default)
@@ -184,9 +215,10 @@ class ModelStore:
                 log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
             return loaded is not None
         if loaded is not None and loaded.appearance == appearance:
+            self._refused.pop(number, None)  # of a change that was taken back
             return True
         refusal = self._refused.get(number)
-        if refusal is not None and refusal.appearance == appearance and time.monotonic() < refusal.again:
+        if refusal is not None and refusal.changed == _changed(folder) and time.monotonic() < refusal.again:
             return loaded is not None
         self._being_loaded = number
         try:
@@ -194,14 +226,15 @@ class ModelStore:
             self._on_event("ready", number, self._entries[number].model)
             self._refused.pop(number, None)
         except BadModel as error:
-            self._refused[number] = _Refusal(appearance, str(error))
+            again = time.monotonic() + _RETRY_SECONDS if isinstance(error, UnreadableModel) else math.inf
+            self._refused[number] = _Refusal(_changed(folder), str(error), again)
             self._on_event("refused", number, None)
             log.error("version %d in %s is refused: %s", number, self._models_dir, error)
         except Exception:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
             again = time.monotonic() + _RETRY_SECONDS
             # What nobody foresaw is for the log alone.
-            self._refused[number] = _Refusal(appearance, "it cannot be loaded; the server's log tells why", again)
+            self._refused[number] = _Refusal(_changed(folder), "it cannot be loaded; the server's log tells why", again)
             self._on_event("refused", number, None)
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
         finally:
@@ -394,6 +427,14 @@ def _without(labels: Mapping[str, int], label: str) -> dict[str, int]:
 
 
 def _appearance(folder: Path) -> Appearance:
-    """Name, size and time of change of every file: equal as long as nothing in the folder has changed."""
+    """Name, size, place and time of change of every file: equal as long as nothing in the folder has changed."""
     entries = ((entry.name, entry.stat()) for entry in folder.iterdir())
-    return frozenset((name, status.st_size, status.st_mtime_ns) for name, status in entries)
+    return frozenset((name, status.st_size, status.st_ino, status.st_mtime_ns) for name, status in entries)
+
+
+def _changed(folder: Path) -> frozenset[tuple[str, int]]:
+    """When each file was changed, its content or who may read it; a link to it from elsewhere is a change as well."""
+    try:
+        return frozenset((entry.name, entry.stat().st_ctime_ns) for entry in folder.iterdir())
+    except OSError:
+        return frozenset()

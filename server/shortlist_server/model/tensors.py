@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.errors import BadModel
+from shortlist_server.errors import BadModel, unreadable
 
 _DTYPES = {
     "F32": np.float32,
@@ -43,6 +43,8 @@ def map_tensors(path: Path) -> dict[str, npt.NDArray[Any]]:
             if name != "__metadata__":
                 start, end = entry["data_offsets"]
                 arrays[name] = data[start:end].view(_DTYPES[entry["dtype"]]).reshape(entry["shape"])
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise BadModel(f"{path.name} is not a readable safetensors file: {error!r}") from error
+    except OSError as error:
+        raise unreadable(path.name, error) from error
+    except (ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
+        raise BadModel(f"{path.name} is not a readable safetensors file") from error
     return arrays

@@ -85,7 +85,11 @@ class Answers:
             began = time.perf_counter()
             try:
                 requests.check_score_request(message)
-                model = self.model(message.model) if message.HasField("model") else self.for_user(message)
+                model = (
+                    self.model(message.model)
+                    if message.HasField("model")
+                    else self.for_user(getattr(message, "user_id", ""))
+                )
                 scores = model.recommender.score(message.user_id, message.item_ids)
                 self._observer.batch_answered("score", model.version, [scores], began)
                 response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
@@ -94,13 +98,13 @@ class Answers:
                 answers.append(error.with_traceback(None))
         return answers
 
-    def for_user(self, message: Any) -> LoadedModel:
-        """The model that answers a request that names none.
+    def for_user(self, user_id: str) -> LoadedModel:
+        """The model that answers a user's requests that name none; an empty id for requests that name no user.
 
         Raises:
             NoModelReady: there is none.
         """
-        return self._store.for_user(getattr(message, "user_id", "")) if self._store.splits else self._store.default()
+        return self._store.for_user(user_id) if self._store.splits else self._store.default()
 
     def model(self, selector: common_pb2.ModelSelector) -> LoadedModel:
         """The model that a request names.
@@ -136,7 +140,7 @@ class Answers:
         for place, message in enumerate(messages):
             try:
                 query, selector, names = read(message)
-                model = self.for_user(message) if selector is None else self.model(selector)
+                model = self.for_user(getattr(message, "user_id", "")) if selector is None else self.model(selector)
                 if names:
                     names = requests.attribute_names(names, model.recommender.attributes.names)
             except QueryError as error:

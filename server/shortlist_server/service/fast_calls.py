@@ -103,11 +103,6 @@ class Call:
         self.followed = True
         self.core.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), tag)
 
-    def forget(self) -> None:
-        """Sends nothing, as the caller has gone away; the call itself is the tag of the event that tells it is over."""
-        self.answered = True
-        self.core.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), self)
-
     def send(self, message: bytes | None, code: int, details: bytes, trailing: tuple[Any, ...] = _NO_METADATA) -> None:
         """Sends an answer and a status; the call itself is the tag of the event that tells they are sent."""
         operations: list[Any] = [cygrpc.SendInitialMetadataOperation(_NO_METADATA, _NO_FLAGS)]

@@ -26,7 +26,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and w
 from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
-from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueryError, QueueFull
+from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.fast_calls import Call, Method, Requests
 from shortlist_server.service.fast_streams import Stream, StreamMethod
@@ -114,7 +114,7 @@ class FastLane:
         earned = (now - self._last_asked) * _REFUSALS_PER_SECOND
         self._may_refuse = min(self._may_refuse + earned, _CALLS_AT_ONCE)
         self._last_asked = now
-        room = max(self._admission.places - self._admission.taken, 0) + int(max(self._may_refuse, 0))
+        room = max(self._admission.places - self._admission.taken, 0) + int(self._may_refuse)
         for path, asked_for in self._asked_for.items():
             for _ in range(min(room, _CALLS_AT_ONCE) - asked_for):
                 try:
@@ -174,6 +174,7 @@ class FastLane:
         """With what is left to be done of a call that has had its turn."""
         if isinstance(call, Call):
             self._waiting.append(call)  # behind the others, so that long batches keep nobody waiting
+            self._follow_waiting()
             return
         try:
             call.answered(outcomes)
@@ -200,7 +201,7 @@ class FastLane:
 
     def _take(self, until: float) -> None:
         """Takes events that are ready; waits until a time, in seconds since the epoch, for the first."""
-        deadline = 0 if self._waiting else until
+        deadline: float = 0 if self._waiting else until
         for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
@@ -209,8 +210,7 @@ class FastLane:
                 self._handle(event)
             except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("an event of the fast lane failed")
-            # Once something is to be answered, only what is ready already.
-            deadline = 0 if self._waiting else until
+            deadline = 0  # from now on only what is ready already
 
     def _handle(self, event: Any) -> None:
         tag = event.tag
@@ -230,7 +230,7 @@ class FastLane:
         method = self._methods[path]
         call = Call(path, method, event.call, event.call_details.deadline, event.invocation_metadata)
         if self._gate is not None:
-            several = isinstance(method, Method) and method.holds_several
+            several = isinstance(method, Method) and method.holds_several  # charged for when they are read
             try:
                 self._gate.admit(path, call, requests=0 if several else 1)
             except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
@@ -265,24 +265,37 @@ class FastLane:
         self._guard.under_way.end()
 
     def _is_over(self, call: Call) -> None:
-        if call.has_place:
-            self._admission.leave(len(call.entries))
+        self._leave(call)
         self._guard.under_way.end()
 
+    def _leave(self, call: Call) -> None:
+        """Gives a call's place back: once it is answered, whenever its caller takes the answer."""
+        if call.has_place:
+            call.has_place = False
+            self._admission.leave(len(call.entries))
+
     def _received(self, call: Call, message: bytes | None) -> None:
-        if message is None:  # the caller went away, or sent too much
-            return call.forget()
+        if message is None:  # the caller went away, or sent nothing, or too much
+            return self._fail(call, MalformedRequest())
         try:
             if not self._admission.has_room:  # nothing is read of it
                 raise self._admission.full()
-            call.entries = call.method.entries(_read(call.method.request, message))
-            if self._gate is not None and call.method.holds_several:
-                self._gate.charge(call, len(call.entries))
+            call.entries = self._entries(call, message)
             self._admission.enter(call.seconds_left, len(call.entries))
-        except QueryError as error:
+        except Exception as error:  # noqa: BLE001 # refused, or whatever it is
             return self._fail(call, error)
         call.has_place = True
         return self._waiting.append(call)
+
+    def _entries(self, call: Call, message: bytes) -> Sequence[Any]:
+        """The requests in a message; of what cannot be read, one is charged for."""
+        entries: Sequence[Any] = ()
+        try:
+            entries = call.method.entries(_read(call.method.request, message))
+        finally:
+            if self._gate is not None and call.method.holds_several:
+                self._gate.charge(call, max(len(entries), 1))
+        return entries
 
     def _answer(self, batch: Sequence[tuple[Call | Stream, Requests]]) -> list[tuple[Call | Stream, Sequence[Outcome]]]:
         """Answers requests; gives back the calls that have more to do, with the outcomes."""
@@ -318,6 +331,7 @@ class FastLane:
                 self._fail(call, outcome)
             else:
                 call.send(outcome, 0, b"")
+                self._leave(call)
                 sent.setdefault(call.path, []).append(call)
         except Exception:  # whatever gRPC has against this call, the others get their answers
             log.exception("an answer could not be sent")
@@ -326,8 +340,9 @@ class FastLane:
 
     def _fail(self, call: Call, error: Exception) -> None:
         if isinstance(error, QueueFull):
-            self._may_refuse -= 1
+            self._may_refuse = max(self._may_refuse - 1, 0)
         status = self._guard.refusal(error, call.name, call)
+        self._leave(call)
         call.send(None, status.code.value[0], status.details.encode(), status.trailing_metadata or ())
 
 

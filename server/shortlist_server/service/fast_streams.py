@@ -141,10 +141,12 @@ class Stream:
         self._sending = False
         self._go_on()
 
-    def _on_closed(self, _event: Any) -> None:
+    def _on_closed(self, event: Any) -> None:
         """The caller went away, or has been told everything."""
         self._events_due -= 1
         self._closing = True
+        if event.batch_operations[-1].cancelled():
+            self._answered = False
         self._received.clear()
         self._answers.clear()
         self._go_on()
@@ -176,7 +178,7 @@ class Stream:
             self._start(self._on_sent, cygrpc.SendMessageOperation(self._answers.popleft(), _NO_FLAGS))
         if self._received and not self._answers and not self._has_place:
             self._enter()
-        if not self._receiving and not self._ended and len(self._received) < _AHEAD:
+        if not self._receiving and not self._ended and len(self._received) + len(self._answers) < 2 * _AHEAD:
             self._receiving = True
             self._start(self._on_message, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
         if self._ended and not (self._received or self._has_place or self._sending):

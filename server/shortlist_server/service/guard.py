@@ -12,7 +12,7 @@ from google.protobuf.descriptor import ServiceDescriptor
 
 from shortlist.v1 import recommender_pb2
 from shortlist_server.access.gate import Gate
-from shortlist_server.errors import QueryError
+from shortlist_server.errors import MalformedRequest, QueryError
 from shortlist_server.service.requests import MAX_BATCH
 from shortlist_server.service.status import CODE_NAMES, internal_error, status_of, to_grpc
 from shortlist_server.telemetry.logs import request_id_of
@@ -104,12 +104,15 @@ class Guard:
             call = PlainCall(context)
             try:
                 self.gate.charge(context, _requests_in(request))
+                if isinstance(request, MalformedRequest):
+                    raise request
                 response = method(request, context)
             except Exception as error:  # noqa: BLE001 # whatever it was, the caller gets a status and the log the rest
                 context.abort_with_status(self.refusal(error, method.__name__, call))
             self.observer.calls_answered(method.__name__, [call])
             return response
 
+        answer.guarded = True  # type: ignore[attr-defined]  # so that what cannot be read comes here as well
         return answer
 
     def _stream(self, method: Method) -> Method:

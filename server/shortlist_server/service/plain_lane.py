@@ -58,7 +58,7 @@ def _handler(handler: Any) -> Any:
 
     @functools.wraps(behaviour)  # gRPC's health service says by attributes how it is to be called
     def answer(request: Any, context: grpc.ServicerContext, *more: Any) -> Any:
-        if isinstance(request, MalformedRequest):
+        if isinstance(request, MalformedRequest) and not getattr(behaviour, "guarded", False):
             context.abort_with_status(to_grpc(status_of(request)))
         return behaviour(request, context, *more)
 

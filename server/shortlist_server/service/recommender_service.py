@@ -9,6 +9,7 @@ import grpc
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
 from shortlist_server.errors import DeadlinePassed, QueryError
+from shortlist_server.queries import ClusterKind
 from shortlist_server.service import requests
 from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
 from shortlist_server.service.guard import Guard
@@ -105,7 +106,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> recommender_pb2.GetClusterResponse:
         """One cluster, by its label or one of its members."""
         query = requests.cluster_query(request)
-        model = self._answers.model(request.model)
+        member = request.member_id if query.kind is ClusterKind.USER else ""
+        model = self._answers.model(request.model) if request.HasField("model") else self._answers.for_user(member)
         names = requests.attribute_names(request.attributes, model.recommender.attributes.names)
         with self._admission.turn(context.time_remaining()):
             cluster = cluster_message(model.recommender, model.recommender.cluster(query), names)

@@ -1,5 +1,6 @@
 """Asks a second version what callers asked the first, when there is time, and compares the answers."""
 
+import contextlib
 import logging
 import os
 import queue
@@ -77,6 +78,9 @@ class Shadow:
 
     def close(self) -> None:
         """Compares no more."""
+        with contextlib.suppress(queue.Empty):
+            while True:
+                self._waiting.get_nowait()
         self._waiting.put(None)
         self._thread.join()
 
@@ -98,7 +102,8 @@ class Shadow:
                 self._comparison = replace(self._comparison, skipped=skipped)
 
     def _run(self) -> None:
-        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
+        with contextlib.suppress(OSError):  # it has been given way already, or this is no Linux
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _NICENESS)
         told = time.monotonic()
         while (answered := self._waiting.get()) is not None:
             try:
@@ -129,11 +134,11 @@ class Shadow:
         began = time.perf_counter()
         outcomes = self._answers.recommend(asked, [began] * len(asked))
         seconds = time.perf_counter() - began
-        overlap = 0.0
+        share, overlap = len(asked) / len(answered.pairs), 0.0
         for response, outcome in zip(given, outcomes, strict=True):
             if isinstance(outcome, bytes):
                 overlap += _overlap(response, RecommendResponse.FromString(outcome))
-        return self._add(Comparison(version, len(asked), 0, overlap, answered.seconds, seconds))
+        return self._add(Comparison(version, len(asked), 0, overlap, share * answered.seconds, seconds))
 
     def _add(self, more: Comparison) -> None:
         with self._counting:

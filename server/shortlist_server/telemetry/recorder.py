@@ -37,6 +37,7 @@ class Telemetry(Observer):
     def __init__(self, config: TelemetryConfig, services: Iterable[tuple[str, Sequence[str]]]) -> None:
         services = list(services)
         self._config = config
+        self._known = frozenset(method for _, methods in services for method in methods)
         self._metrics = Metrics([method for _, methods in services for method in methods])
         self._log = RequestLog(config.slow_ms / 1e3, every_call=config.access_log)
         self._tracing = tracing_of(config.traces, services)
@@ -83,7 +84,7 @@ class Telemetry(Observer):
         """What this process says of itself."""
         requests, answers = self._metrics.requests, self._metrics.answers
         answered = requests.total(code="OK")
-        versions = {int(version) for version, _ in answers}
+        versions = {int(version) for version, _ in list(answers)}
         return Summary(
             uptime_seconds=time.monotonic() - self._born,
             pid=os.getpid(),
@@ -112,6 +113,8 @@ class Telemetry(Observer):
 
     def call_failed(self, method: str, call: Call, code: str, request_id: str, error: Exception) -> None:
         """Counts a call that failed."""
+        # Strangers may call what they like, by names without end.
+        method = method if method in self._known else "other"
         self._metrics.requests[method, code].inc()
         self._count_refusal(code, error)
         self._over(method, call, code, time.perf_counter(), request_id, error)

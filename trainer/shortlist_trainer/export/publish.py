@@ -1,6 +1,7 @@
 """Atomic publishing: at every moment the store holds the old versions or the old and the new one, each complete."""
 
 import fcntl
+import json
 import os
 import shutil
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from shortlist_trainer.errors import ConfigError
 
 _ASIDE_PREFIX = ".publishing-"
 _LOCK = ".publish.lock"
+_CHOICES = "store.json"  # docs/model-format.md describes it
 _LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
 # A server often runs as another user than the trainer, and safetensors makes files that only their owner can read.
 _FILE_MODE = 0o644
@@ -26,7 +28,7 @@ def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
         write: fills an empty folder with the files of the version whose number it is given.
 
     Returns:
-        The version published: one more than the newest before.
+        The version published: one more than the newest before, whether it is still there or a label remembers it.
 
     Raises:
         OSError: the disk is full or not writable; nothing is published.
@@ -36,7 +38,7 @@ def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left_over in models_dir.glob(f"{_ASIDE_PREFIX}*"):
             shutil.rmtree(left_over)
-        version = max(versions(models_dir), default=0) + 1
+        version = max([*versions(models_dir), *_remembered(models_dir)], default=0) + 1
         aside = models_dir / f"{_ASIDE_PREFIX}{version}"
         aside.mkdir()
         try:
@@ -58,6 +60,15 @@ def versions(models_dir: Path) -> list[int]:
     names = [entry.name for entry in models_dir.iterdir()]
     numbers = (int(name) for name in names if name.isdecimal() and len(name) <= _LONGEST_NUMBER)
     return [number for number in numbers if number > 0]
+
+
+def _remembered(models_dir: Path) -> list[int]:
+    """The versions that operators have labelled, loaded or unloaded: a new one shall not be taken for one of them."""
+    try:
+        choices = json.loads((models_dir / _CHOICES).read_bytes())
+        return [*choices.get("labels", {}).values(), *choices.get("loaded", []), *choices.get("unloaded", [])]
+    except (OSError, ValueError, AttributeError):  # none, or damaged, of which servers tell
+        return []
 
 
 def existing_version(models_dir: Path, version: int | None) -> int:
