@@ -46,8 +46,8 @@ def parse_splits(texts: Sequence[str]) -> list[Split]:
 def label_of(user_id: str, splits: Sequence[Split]) -> str | None:
     """The label whose version answers a user; None for the default.
 
-    A user's place depends on the id alone, so that every worker and every server agrees on it, and a share that grows
-    keeps the users it had.
+    A user's place depends on the id alone, so that every worker and every server agrees on it. A share that grows keeps
+    the users it had, and takes others from the shares after it.
     """
     place = int.from_bytes(blake2b(user_id.encode("utf-8", "surrogatepass"), digest_size=4, person=b"split").digest())
     end = 0.0
