@@ -15,9 +15,11 @@ import pytest
 from shortlist.v1 import recommender_pb2_grpc
 from shortlist.v1.recommender_pb2 import RecommendRequest, StreamRecommendRequest
 from shortlist_client import Client, DeadlineExceeded, ShortlistError, UserNotFound
+from shortlist_server.access.config import AccessConfig
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
 from shortlist_server.telemetry.config import TelemetryConfig
+from tests.callers import CODE, TokensFile, code
 from tests.integration.test_workers import workers_of
 from tests.running import HeldSearch, server_process, serving, shortlist
 from tests.scraping import Scrape, scrape_until
@@ -150,6 +152,20 @@ def test_calls_that_are_turned_away_are_counted_by_reason(
         slow_search.let_go()
         first.join(20)
         second.join(20)
+
+
+def test_methods_that_strangers_make_up_are_counted_together(small_models: Path, tmp_path: Path) -> None:
+    tokens = TokensFile(tmp_path / "tokens")
+    tokens.add("shop", "read")
+    telemetry = TelemetryConfig(metrics_port=0)
+    with serving(small_models, telemetry=telemetry, access=AccessConfig(tokens=tokens.path)) as app:
+        with grpc.insecure_channel(app.address) as channel:
+            for number in range(20):
+                assert code(channel, f"/shortlist.v1.RecommenderService/Made{number}") is not CODE.OK
+        scrape = scrape_until(
+            url_of(app), lambda scrape: scrape.value("shortlist_requests_total", method="other") == 20
+        )
+        assert "Made" not in str(scrape.samples)
 
 
 def test_a_version_that_is_refused_is_counted(tmp_path: Path) -> None:

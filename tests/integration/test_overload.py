@@ -1,5 +1,6 @@
 """More comes than can be answered: who is refused, who is forgotten, and that the others are answered."""
 
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -14,7 +15,8 @@ from shortlist.v1.recommender_pb2 import RecommendRequest
 from shortlist_client import Client, ShortlistError
 from shortlist_server.exact import Found
 from shortlist_server.item_index import ItemIndex, Searches
-from tests.callers import retry_seconds
+from tests.callers import METHODS, retry_seconds
+from tests.reliability.noise import asked, opened_without_window
 from tests.running import HeldSearch, serving
 
 SECONDS = 0.01
@@ -111,3 +113,29 @@ def test_calls_whose_callers_went_away_while_they_waited_are_not_searched(
         assert len(searched) == 4
         with Client(app.address, timeout_seconds=5) as client:
             assert len(client.recommend("u2").items) == 10
+
+
+def test_answers_that_nobody_takes_keep_no_place(small_models: Path, lane: str) -> None:
+    with serving(small_models, lane, working=1, waiting=4) as app:
+        host, _, port = app.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as idle:
+            idle.sendall(opened_without_window() + b"".join(asked(number) for number in range(1, 41, 2)))
+            time.sleep(0.5)
+            with Client(app.address, timeout_seconds=1) as client:
+                for _ in range(10):
+                    assert len(client.recommend("u0").items) == 10
+            assert idle.fileno() > 0
+
+
+def test_a_call_without_a_message_is_answered(small_models: Path, lane: str) -> None:
+    with serving(small_models, lane) as app, grpc.insecure_channel(app.address) as channel:
+        for path in METHODS:
+            if path.endswith("StreamRecommend"):
+                continue
+            with pytest.raises(grpc.RpcError) as refused:
+                channel.stream_unary(path)(iter(()), timeout=5)
+            assert refused.value.code() in (
+                grpc.StatusCode.INVALID_ARGUMENT,
+                grpc.StatusCode.UNIMPLEMENTED,
+                grpc.StatusCode.PERMISSION_DENIED,
+            )

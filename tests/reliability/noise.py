@@ -154,6 +154,18 @@ def _headers(path: str) -> bytes:
 _HELLO = _PREFACE + _frame(_SETTINGS, 0, 0)
 
 
+def opened_without_window() -> bytes:
+    """What opens a connection whose caller lets no answer through."""
+    return _PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
+
+
+def asked(stream: int) -> bytes:
+    """A good Recommend call on a stream of an open connection."""
+    content = b"\x0a\x02u0"  # user_id: u0
+    body = b"\x00" + struct.pack(">I", len(content)) + content
+    return _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend")) + _frame(_DATA, _END_STREAM, stream, body)
+
+
 def _garbage(rng: np.random.Generator) -> Sequence[bytes]:
     return [rng.bytes(int(rng.integers(1, 5_000)))]
 
@@ -202,7 +214,7 @@ def _no_window(rng: np.random.Generator) -> Sequence[bytes]:
     """A caller that lets no answer through: a window of nothing."""
     call = _frame(_HEADERS, _END_HEADERS, 1, _headers(f"{R}StreamRecommend"))
     body = b"\x00" + struct.pack(">I", len(_VALID[3])) + _VALID[3]
-    return [_PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0)), call, _frame(_DATA, 0, 1, body * 50)]
+    return [opened_without_window(), call, _frame(_DATA, 0, 1, body * 50)]
 
 
 def _half_closed(rng: np.random.Generator) -> Sequence[bytes]:
