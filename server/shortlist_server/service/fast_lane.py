@@ -142,9 +142,23 @@ class FastLane:
                 if batch:
                     with self._admission.work(first=True):
                         worked_on = self._answer(batch)
-            except Exception:  # whatever it is, the lane must live on: it is the only one
+            except Exception as error:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
+                worked_on = self._give_up(batch, error)
             self._busy_since = None
+
+    def _give_up(
+        self, batch: Sequence[tuple[Call | Stream, Requests]], error: Exception
+    ) -> list[tuple[Call | Stream, Sequence[Outcome]]]:
+        """Ends those calls of a batch that are not answered; gives back the streams, with the outcomes."""
+        for call, _ in batch:
+            if isinstance(call, Call) and not call.answered:
+                try:
+                    self._fail(call, error)
+                except Exception:  # gRPC has something against this call
+                    log.exception("a call could not be ended")
+                    self._is_over(call)
+        return [(call, [error] * len(requests)) for call, requests in batch if isinstance(call, Stream)]
 
     def _next(self) -> list[tuple[Call | Stream, Requests]]:
         """The next requests, as many as one batch may have."""
@@ -190,14 +204,20 @@ class FastLane:
             with self._polling:
                 if self._busy_since != since or self._ended.is_set():
                     continue
-                self._ask_for_calls()
-                self._take(time.time() + _LONG_SECONDS)
-                now = time.time()
-                late = [call for call in self._waiting if isinstance(call, Call) and call.deadline <= now]
-                self._waiting = deque(call for call in self._waiting if call not in late)
-                for call in late:
-                    self._fail(call, DeadlinePassed())
-                self._follow_waiting()
+                try:
+                    self._tell_waiting()
+                except Exception:  # whatever it is, the next look may do better
+                    log.exception("calls that wait could not be looked at")
+
+    def _tell_waiting(self) -> None:
+        self._ask_for_calls()
+        self._take(time.time())
+        now = time.time()
+        late = [call for call in self._waiting if isinstance(call, Call) and call.deadline <= now]
+        self._waiting = deque(call for call in self._waiting if call not in late)
+        for call in late:
+            self._fail(call, DeadlinePassed())
+        self._follow_waiting()
 
     def _take(self, until: float) -> None:
         """Takes events that are ready; waits until a time, in seconds since the epoch, for the first."""
