@@ -50,7 +50,7 @@ def test_who_would_not_be_answered_in_time_is_refused_at_once_and_told_when_to_c
             refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
             assert time.monotonic() - began < 0.35
-            assert 0.05 < retry_seconds(refused) < 2
+            assert 0.05 < retry_seconds(refused) <= 5
         assert all(len(answer.result().items) == 10 for answer in waiting)
         assert len(client.with_timeout(5).recommend("u2").items) == 10
 
