@@ -301,6 +301,7 @@ def test_a_split_answers_its_share_of_the_users_and_always_the_same(models_dir: 
         batch = client.batch_recommend(USERS)
         assert [answer.model_version for answer in batch] == list(versions.values())  # type: ignore[union-attr]
         assert client.score(canaries[0], ["i0"]).model_version == 2
+        assert client.get_cluster("user", member_id=canaries[0]).model_version == 2
         assert client.recommend(canaries[0], model_version=1).model_version == 1
         assert client.recommend(history=["i0"]).model_version == 1
         assert client.list_models().splits == {"canary": 30}
