@@ -52,8 +52,8 @@ _SPARE_THREADS = 8
 
 _LAST_CALLS_SECONDS = 0.1
 
-_PENDING = 8
-"""For each call that may wait for its turn so many may wait to be looked at."""
+_PENDING_CALLS = 10_000
+"""Some 10 KB each. Whom gRPC cancels is told neither why nor when to come back, so that it shall hardly ever happen."""
 
 _LOADING_NICENESS = 10
 """A version that is being loaded beside one that answers gives way to it. Linux has a niceness for each thread."""
@@ -92,10 +92,10 @@ class ServerApp:
             options=[
                 # Unless it is meant, a second server on the same port would silently take half of the calls.
                 ("grpc.so_reuseport", int(config.share_port)),
-                # Calls of a method that gRPC keeps while the lane asks for none; beyond them it refuses some by itself,
-                # and beyond twice as many all.
-                ("grpc.server.max_pending_requests", _PENDING * max(config.waiting, 1)),
-                ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING * max(config.waiting, 1)),
+                # Calls of a method that gRPC keeps until they are asked for; beyond them it cancels some by itself, and
+                # beyond twice as many all.
+                ("grpc.server.max_pending_requests", _PENDING_CALLS),
+                ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
                 ("grpc.enable_channelz", int(config.channelz)),
                 *connection_options(config.access.connections),
             ],

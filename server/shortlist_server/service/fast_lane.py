@@ -39,7 +39,7 @@ _CALLS_AT_ONCE = 256
 
 _REFUSALS_PER_SECOND = 500
 """Refusing a call takes almost as long as answering one, 150 us: a twelfth of a core goes into refusals at most. The
-other calls wait in gRPC, which refuses by itself when too many do."""
+other calls wait in gRPC."""
 
 _BATCH = 64
 """Requests answered together at most: more would wait longer than they save."""
