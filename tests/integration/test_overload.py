@@ -49,10 +49,11 @@ def test_who_would_not_be_answered_in_time_is_refused_at_once_and_told_when_to_c
             began = time.monotonic()
             refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
             assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            assert time.monotonic() - began < 0.35
-            assert 0.05 < retry_seconds(refused) <= 5
+            assert time.monotonic() - began < 0.3
         assert all(len(answer.result().items) == 10 for answer in waiting)
-        assert len(client.with_timeout(5).recommend("u2").items) == 10
+        took = time.monotonic() - began
+        assert took / 3 < retry_seconds(refused) < 3 * took  # it was told how long the others would take
+        assert len(client.with_timeout(20 * SECONDS).recommend("u2").items) == 10
 
 
 def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(slow_server: str) -> None:
@@ -72,7 +73,7 @@ def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(sl
     with ThreadPoolExecutor(150) as pool:
         for asking in [pool.submit(ask) for _ in range(150)]:
             asking.result()
-    assert len(answered) >= 0.6 * 2 / SECONDS  # 2 s are worth so many; threads of callers take some of the time
+    assert len(answered) >= 0.7 * 2 / SECONDS  # 2 s are worth so many; threads of callers take some of the time
     assert refused
     assert max(answered) < 3 * 100 * SECONDS
     with Client(slow_server, timeout_seconds=1) as client:
