@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 MODELS_DIR ?= models
 
-.PHONY: help install demo test test-reliability check bench format protos lock clean
+.PHONY: help install demo test test-gpu test-reliability check bench format protos lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 26
@@ -27,6 +27,9 @@ demo: $(VENV)/.ready ## MovieLens-100K to a running service: train, publish, ser
 
 test: $(VENV)/.ready ## the whole test suite
 	$(BIN)/pytest
+
+test-gpu: $(VENV)/.ready ## what only a GPU can show, on a machine that has one
+	$(BIN)/pytest tests/gpu tests/unit/server/test_cuda_memory.py
 
 test-reliability: $(VENV)/.ready ## faults, kills, noise and load for hours: the long form of what `make test` has in short
 	$(BIN)/pytest tests/reliability -m ''

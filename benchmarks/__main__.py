@@ -10,6 +10,8 @@ import sys
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 _APT = {"h2load": "nghttp2-client"}
 
 
@@ -21,12 +23,14 @@ class Benchmark:
         name: of its module.
         programs: what must be on the path.
         model: whether it measures a published model.
+        gpu: whether it is about a GPU.
         by_hand: why it is left to be run by hand, and how; empty for what runs here.
     """
 
     name: str
     programs: tuple[str, ...] = ()
     model: bool = False
+    gpu: bool = False
     by_hand: str = ""
 
     def left_out(self, models_dir: Path) -> str:
@@ -36,6 +40,8 @@ class Benchmark:
         for program in self.programs:
             if shutil.which(program) is None:
                 return f"needs {program} (apt-get install {_APT[program]})"
+        if self.gpu and not torch.cuda.is_available():
+            return "needs a GPU, and torch sees none"
         if self.model and not any(models_dir.glob("[0-9]*")):
             return f"needs a published model in {models_dir} (make demo leaves one)"
         return ""
@@ -48,12 +54,14 @@ BENCHMARKS = (
     Benchmark("latency", ("h2load",), model=True),
     Benchmark("overload", ("h2load",), model=True),
     Benchmark("swaps", ("h2load",), model=True),
+    Benchmark("loadtest_agreement", ("h2load",), model=True),
     Benchmark("workers", ("h2load",), model=True),
     Benchmark("index_libraries"),
     Benchmark("index_tuning --items 40000"),
     Benchmark("batch_search --users 1000000 --items 100000"),
     Benchmark("scale --users 1000000 --items 100000"),
     Benchmark("fold_in"),
+    Benchmark("gpu_gather", gpu=True),
     Benchmark("milvus", by_hand="needs Milvus in an environment of its own: `python -m benchmarks.milvus --help`"),
     Benchmark("ials_epoch --ncf ncf-ml-1m.zip", by_hand="needs pip install '.[bench]' and the files of NCF's ML-1M"),
     Benchmark("quality --ncf ncf-ml-1m.zip", by_hand="takes an hour, and the files of NCF's ML-1M"),

@@ -28,7 +28,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--models-dir", type=Path, default=Path("models"), help="of a model of MovieLens 100K")
     parser.add_argument("--data", default="ml-100k", help="whose users to ask for")
-    parser.add_argument("--requests", type=int, default=12_800)
+    parser.add_argument("--requests", type=int, default=38_400, help="in each round")
     parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     require_generator()

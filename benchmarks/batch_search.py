@@ -15,6 +15,7 @@ import faiss
 import grpc
 import numpy as np
 from google.protobuf import json_format
+from safetensors.numpy import load_file
 
 from benchmarks.exact_answers import ExactAnswers, Int64Array, item_rows
 from benchmarks.made_up import SEEN_PER_USER, add_options, published
@@ -33,7 +34,9 @@ def bare_search(folder: Path) -> tuple[str, Search]:
     info = manifest.item_index
     index = faiss.read_index(str(folder / "items.faiss"))
     dial = ", ".join(f"{name} {value:g}" for name, value in info.search_parameters.items() if name != "squared_length")
-    return f"{info.kind} {info.transform}, {dial}", search_of(index, info.transform, dict(info.search_parameters))
+    vectors = load_file(folder / "item_embeddings.safetensors")["embeddings"]
+    search = search_of(index, info.transform, dict(info.search_parameters), vectors)
+    return f"{info.kind} {info.transform}, {dial}", search
 
 
 def main() -> None:

@@ -206,10 +206,10 @@ def recall_of(search: SearchOne, truth: GroundTruth) -> float:
     """The mean share of the true best 10 that a search returns."""
 
     def together(queries: Float32Array, k: int) -> Int64Array:
-        rows = np.full((len(queries), k), -1)
-        for place in range(len(queries)):
-            found = search(queries[place : place + 1])
-            rows[place, : len(found)] = found
+        found = [search(queries[place : place + 1]) for place in range(len(queries))]
+        rows = np.full((len(queries), max(k, *map(len, found))), -1)
+        for row, its_rows in zip(rows, found, strict=True):
+            row[: len(its_rows)] = its_rows
         return rows
 
     return float(truth.shares(together, AT).mean())

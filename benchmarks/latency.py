@@ -8,7 +8,6 @@ core, which makes even a good ratio void, and this says so. Rounds alternate bet
 rounds are reported.
 """
 
-import argparse
 import os
 import statistics
 import tempfile
@@ -18,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks.open_loop import call_at, due_times
+from benchmarks.options import parser_for, request_of
 from benchmarks.unary_recommend import (
     GENERATOR_CORE,
     METHOD,
@@ -29,7 +29,6 @@ from benchmarks.unary_recommend import (
     require_generator,
     serve_command,
 )
-from shortlist.v1 import recommender_pb2
 
 PERCENTILES = (50, 90, 99, 99.9)
 _QUIET = 0.25  # of the 99th percentile of latency that the generator's lateness may come to
@@ -54,16 +53,13 @@ class Row:
 
 def main() -> None:
     """Prints saturation and percentiles of both servers."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--user", default="196")
+    parser = parser_for(__doc__, rounds=5)
     parser.add_argument("--requests", type=int, default=20_000, help="to find the saturation with")
     parser.add_argument("--seconds", type=float, default=10.0, help="of each load at half of it")
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     require_generator()
     os.sched_setaffinity(0, {GENERATOR_CORE})
-    request = recommender_pb2.RecommendRequest(user_id=options.user, k=10)
+    request = request_of(options)
     message = request.SerializeToString()
     saturations: dict[str, list[float]] = {"shortlist": [], "echo": []}
     rows = {(name, arrivals): Row() for name in saturations for arrivals in ("even", "Poisson")}

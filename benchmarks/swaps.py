@@ -5,7 +5,6 @@ a fixed rate, whatever has been answered; each latency counts from when the call
 core each. Rounds without swaps and with them alternate.
 """
 
-import argparse
 import os
 import shutil
 import statistics
@@ -17,25 +16,23 @@ import grpc
 import numpy as np
 
 from benchmarks.open_loop import call_at, due_times
+from benchmarks.options import parser_for, request_of
 from benchmarks.unary_recommend import GENERATOR_CORE, METHOD, load, pinned, require_generator, serve_command
-from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2
+from shortlist.v1 import model_pb2, model_pb2_grpc
 
 PERCENTILES = (50, 90, 99, 99.9)
 
 
 def main() -> None:
     """Prints the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--user", default="196")
+    parser = parser_for(__doc__, rounds=3)
     parser.add_argument("--swaps", type=int, default=40, help="in a round")
     parser.add_argument("--seconds", type=float, default=1.0, help="between two of them")
     parser.add_argument("--share", type=float, default=0.3, help="of the rate of saturation")
-    parser.add_argument("--rounds", type=int, default=3)
     options = parser.parse_args()
     require_generator()
     os.sched_setaffinity(0, {GENERATOR_CORE})
-    message = recommender_pb2.RecommendRequest(user_id=options.user, k=10).SerializeToString()
+    message = request_of(options).SerializeToString()
     measured: dict[str, list[list[float]]] = {"steady": [], "swapping": []}
     with tempfile.TemporaryDirectory() as folder:
         models_dir = Path(folder)

@@ -23,6 +23,7 @@ from pathlib import Path
 
 import grpc
 
+from benchmarks.options import parser_for, request_of
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 from shortlist_client import Client
 
@@ -100,24 +101,29 @@ def load(
     connections: int = 4,
     in_flight: int = 64,
     cores: Sequence[int] = (GENERATOR_CORE,),
+    more: Sequence[str] = (),
+    deadline: float | None = None,
 ) -> float:
     """Requests/s with so many in flight over all connections; fails when an answer is no HTTP 200.
 
     Each connection sends its part of the requests, or as many as it can in so many seconds. Several messages are those
-    of a stream, all sent without waiting for answers.
+    of a stream, all sent without waiting for answers. ``more`` are further options of h2load. With a deadline, in
+    seconds, calls may be cut off.
     """
+    if deadline is not None:
+        more = [*more, "-H", f"grpc-timeout: {round(deadline * 1000)}m"]
     length = ["-n", str(requests)] if seconds is None else ["-D", f"{round(seconds * 1000)}ms"]
     messages = [message] if isinstance(message, bytes) else message
     with tempfile.NamedTemporaryFile() as body:
         body.write(b"".join(b"\0" + struct.pack(">I", len(one)) + one for one in messages))
         body.flush()
         command = ["taskset", "-c", ",".join(map(str, cores)), "h2load", *length]
-        command += ["-c", str(connections), "-m", str(in_flight // connections)]
+        command += ["-c", str(connections), "-m", str(in_flight // connections), *more]
         command += ["-d", body.name, "-H", "content-type: application/grpc", "-H", "te: trailers"]
         output = subprocess.run(
             [*command, f"http://{address}{method}"], capture_output=True, text=True, check=True
         ).stdout
-    assert re.search(r"requests: ([1-9]\d*) total, .* \1 succeeded", output), output
+    assert deadline is not None or re.search(r"requests: ([1-9]\d*) total, .* \1 succeeded", output), output
     rate = re.search(r"([\d.]+) req/s", output)
     assert rate is not None
     return float(rate.group(1))
@@ -159,11 +165,8 @@ def print_model(address: str) -> None:
 
 def main() -> None:
     """Prints one line per round, and the medians with the ratio of ours to each echo."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--user", default="196")
+    parser = parser_for(__doc__, rounds=5)
     parser.add_argument("--requests", type=int, default=10_000)
-    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--serve", default="", metavar="OPTIONS", help="more options of shortlist serve")
     parser.add_argument("--cpp-echo", action="store_true", help="compile the echo in C++ and measure it too")
     parser.add_argument("--echo", metavar="ANSWER_FILE", help=argparse.SUPPRESS)
@@ -174,7 +177,7 @@ def main() -> None:
     if options.cpp_echo and not (shutil.which("g++") and shutil.which("pkg-config")):
         sys.exit("--cpp-echo needs a compiler and gRPC (apt-get install g++ pkg-config libgrpc++-dev)")
 
-    request = recommender_pb2.RecommendRequest(user_id=options.user, k=10)
+    request = request_of(options)
     with ExitStack() as stack:
         ours = stack.enter_context(pinned([*serve_command(options.models_dir), *options.serve.split()]))
         responses = one_by_one(ours, request, 1_000)

@@ -14,7 +14,6 @@ requests: the kernel deals connections out by chance, and the worker with fewer 
 alternate; the speed-up is the median of rounds.
 """
 
-import argparse
 import resource
 import statistics
 import time
@@ -24,6 +23,7 @@ from dataclasses import dataclass, field
 from os import sysconf
 from pathlib import Path
 
+from benchmarks.options import parser_for, request_of
 from benchmarks.unary_recommend import (
     GENERATOR_CORE,
     SERVER_CORE,
@@ -34,7 +34,6 @@ from benchmarks.unary_recommend import (
     serve_command,
     serving,
 )
-from shortlist.v1 import recommender_pb2
 
 BOTH = (SERVER_CORE, GENERATOR_CORE)
 _CONNECTIONS = 16  # of each worker: so many that none is left with few
@@ -63,14 +62,11 @@ class Share:
 
 def main() -> None:
     """Prints one line per round and the medians."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--models-dir", type=Path, default=Path("models"))
-    parser.add_argument("--user", default="196")
+    parser = parser_for(__doc__, rounds=5)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
-    parser.add_argument("--rounds", type=int, default=5)
     options = parser.parse_args()
     require_generator()
-    request = recommender_pb2.RecommendRequest(user_id=options.user, k=10)
+    request = request_of(options)
     message = request.SerializeToString()
     serve = serve_command(options.models_dir)
     rounds: list[tuple[Share, Share]] = []

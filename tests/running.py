@@ -4,7 +4,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, ParamSpec, TypeVar
@@ -45,7 +45,7 @@ class HeldSearch:
         return held
 
 
-def only(answers: Sequence[T | QueryError]) -> T:
+def only(answers: Iterable[T | QueryError]) -> T:
     """The answer to the one query that was asked; raises what it failed with."""
     (answer,) = answers
     if isinstance(answer, QueryError):

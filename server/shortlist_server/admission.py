@@ -1,5 +1,6 @@
 """Who may work and wait: so many at once, a bounded queue, and nobody who would not be answered in time."""
 
+import math
 import threading
 import time
 from collections.abc import Iterator
@@ -10,8 +11,8 @@ from shortlist_server.errors import DeadlinePassed, QueueFull
 _SHORTEST_RETRY_SECONDS = 0.01
 _LONGEST_RETRY_SECONDS = 5.0
 _WINDOW_SECONDS = 0.1
-_LATEST = 0.3
-"""Weight of the latest window in what a request is expected to take."""
+_MEMORY_SECONDS = 0.5
+"""Of work, after which what was measured before counts e times less: one slow request among quick ones says little."""
 
 
 class Admission:
@@ -33,6 +34,7 @@ class Admission:
         self._first: list[threading.Lock] = []
         self._others: list[threading.Lock] = []
         self._seconds_per_request = 0.0
+        self._past_seconds = self._past_requests = 0.0
         self._window_began = 0.0
         self._window_requests = 0
         self._lock = threading.Lock()
@@ -41,6 +43,21 @@ class Admission:
     def waiting_seconds(self) -> float:
         """How long a newcomer will wait for its turn, as far as one can tell."""
         return self._requests * self._seconds_per_request
+
+    @property
+    def seconds_per_request(self) -> float:
+        """How long requests have taken lately, where there were always some; 0 where that is not known yet."""
+        return self._seconds_per_request
+
+    def least_seconds(self, together: int) -> float:
+        """How long a newcomer will take that is answered together with others, as far as one can tell.
+
+        Alone, it is worth a try whatever is expected of it: that is how expectations are corrected.
+
+        Args:
+            together: so many at most.
+        """
+        return self.waiting_seconds + together * self._seconds_per_request if self._taken else 0.0
 
     @property
     def places(self) -> int:
@@ -100,9 +117,16 @@ class Admission:
             now = time.perf_counter()
             seconds = now - self._window_began
             if self._taken == 0 or seconds > _WINDOW_SECONDS:
-                latest, old = seconds / self._window_requests, self._seconds_per_request
-                self._seconds_per_request = latest if old == 0 else old + _LATEST * (latest - old)
+                kept = math.exp(-seconds / _MEMORY_SECONDS)
+                self._past_seconds = self._past_seconds * kept + seconds
+                self._past_requests = self._past_requests * kept + self._window_requests
+                self._seconds_per_request = self._past_seconds / self._past_requests
                 self._window_began, self._window_requests = now, 0
+
+    def spent(self, requests: int = 1) -> None:
+        """Takes note of work about requests that had no place, or no search: others take no longer for it."""
+        with self._lock:
+            self._window_requests += requests
 
     @contextmanager
     def work(self, seconds_left: float | None = None, *, first: bool = False) -> Iterator[None]:

@@ -5,12 +5,12 @@ import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from concurrent import futures
 from functools import partial
 from typing import cast
 
 import grpc
-import torch
 from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
@@ -20,12 +20,18 @@ from shortlist_server.access.gate import Gate
 from shortlist_server.access.tls import server_credentials
 from shortlist_server.admission import Admission
 from shortlist_server.config import ServerConfig
+from shortlist_server.device.choice import choose_device, memory_of
+from shortlist_server.device.tables import DeviceTables
+from shortlist_server.errors import LoadingStopped
+from shortlist_server.heartbeat import beat_from
 from shortlist_server.model.folder import LoadedModel
-from shortlist_server.model.store import ModelStore
+from shortlist_server.model.handover import Handover
+from shortlist_server.model.plan import Policy
+from shortlist_server.model.store import AGAIN_SECONDS, ModelStore
 from shortlist_server.model.traffic import parse_splits
 from shortlist_server.service.answers import Answers
 from shortlist_server.service.fast_calls import Method
-from shortlist_server.service.fast_lane import FastLane, self_test
+from shortlist_server.service.fast_lane import FastLane
 from shortlist_server.service.fast_streams import StreamMethod
 from shortlist_server.service.guard import Guard
 from shortlist_server.service.health import HealthService
@@ -36,7 +42,10 @@ from shortlist_server.service.plain_lane import PlainLane
 from shortlist_server.service.recommender_service import RecommenderService
 from shortlist_server.service.reflection import add_reflection
 from shortlist_server.service.requests import batch_entries
+from shortlist_server.service.self_test import self_test
 from shortlist_server.service.shadow import Shadow, ShadowedAnswers
+from shortlist_server.service.silence import Silence
+from shortlist_server.service.warming import warm
 from shortlist_server.telemetry.observer import Load
 from shortlist_server.telemetry.recorder import Telemetry
 
@@ -55,6 +64,12 @@ _LAST_CALLS_SECONDS = 0.1
 _PENDING_CALLS = 10_000
 """Some 10 KB each. Whom gRPC cancels is told neither why nor when to come back, so that it shall hardly ever happen."""
 
+_SIGNAL_SECONDS = 0.05
+"""How often is looked, while the first version is being read, whether the server is to stop."""
+
+_LAST_STEP_SECONDS = 5.0
+"""For a version that is being read to come to where it can be given up; the process does not wait any longer."""
+
 _LOADING_NICENESS = 10
 """A version that is being loaded beside one that answers gives way to it. Linux has a niceness for each thread."""
 
@@ -62,33 +77,47 @@ _LOADING_NICENESS = 10
 class ServerApp:
     """A gRPC server with its models.
 
+    Args:
+        config: everything that can be chosen.
+        beat: called every second or more often by who answers calls, for as long as calls are answered.
+
     Raises:
         OSError: the address cannot be listened on, or a file of certificates or tokens cannot be read.
         ValueError: such a file is broken.
-        RuntimeError: torch has no such device, or the lane must be fast and this grpcio cannot carry it.
+        RuntimeError: there is no such device, or the lane must be fast and this grpcio cannot carry it.
     """
 
-    def __init__(self, config: ServerConfig) -> None:
+    def __init__(self, config: ServerConfig, beat: Callable[[], None] | None = None) -> None:
         self._config = config
+        self._beat = beat
         self._gate = Gate(config.access, admin=config.admin)
-        self._device = _device(config.device)
+        self._device = choose_device(config.device)
         self._telemetry = Telemetry(
             config.telemetry, [(service.full_name, [*service.methods_by_name]) for service in (RECOMMENDER, MODELS)]
         )
         self._store = ModelStore(
             config.models_dir,
-            self._device,
-            keep=config.keep,
-            default_label=config.default_label,
-            splits=parse_splits(config.splits),
+            # On the CPU workers share the pages of the files.
+            DeviceTables(self._device, None if self._device.type == "cpu" else config.tables),
+            Policy(config.keep, config.default_label, parse_splits(config.splits)),
+            handover=Handover(config.workers_dir, config.handover_seconds),
+            prepare=partial(warm, keep_going=self._keep_going),
+            keep_going=self._keep_going,
             on_event=self._model_event,
         )
         self._guard = Guard(self._gate, self._telemetry)
         self._health = HealthService()
+        self._silence = Silence()
         self._ready = False
-        self._stopping = threading.Event()
+        self._started = False
+        self._stopping, self._stopped = threading.Event(), threading.Event()
+        self._looked = threading.Event()
+        self._look_again = threading.Event()
+        self._reader: threading.Thread | None = None
+        threads = config.working + config.waiting + config.streams + _SPARE_THREADS
+        self._pool = futures.ThreadPoolExecutor(threads, "rpc")
         self._server = grpc.server(
-            futures.ThreadPoolExecutor(config.working + config.waiting + config.streams + _SPARE_THREADS, "rpc"),
+            self._pool,
             options=[
                 # Unless it is meant, a second server on the same port would silently take half of the calls.
                 ("grpc.so_reuseport", int(config.share_port)),
@@ -144,8 +173,8 @@ class ServerApp:
         guard.around(recommender, RECOMMENDER)
         hot = _hot_methods(answers, guard) if _lane_is_fast(config.lane) else {}
         if hot:
-            self._lane = FastLane(self._server, hot, self._admission, streams, guard)
-        plain = cast("grpc.Server", PlainLane(self._server, left_out=hot))
+            self._lane = FastLane(self._server, hot, self._admission, streams, guard, self._beat)
+        plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store, self._telemetry.summary, "fast" if hot else "plain", self._shadow)
         guard.around(models, MODELS)
@@ -157,11 +186,14 @@ class ServerApp:
             names.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
         add_reflection(plain, names, guard)
 
-    def start(self) -> None:
+    def start(self, stop: threading.Event | None = None) -> None:
         """Listens, loads what answers, and watches the models folder from then on.
 
         Of several processes on one port each listens once it can answer: from then on it is dealt its share of
         connections.
+
+        Args:
+            stop: is waited for no longer once it is set; then there is only to be stopped.
 
         Raises:
             OSError: the address cannot be listened on.
@@ -169,16 +201,35 @@ class ServerApp:
         for concern in self._config.access.concerns(self._config.host):
             log.warning(concern)
         self._gate.start()
-        loaded = self._config.share_port and self._store.refresh(everything=False)
         if self._config.share_port:
+            if not self._load_first(stop):
+                return
             self._listen()
         self._server.start()
+        self._started = True
+        threading.Thread(target=self._silence.watch, args=(self._stopped,), name="silence", daemon=True).start()
         if self._lane is not None:
             self._lane.start()
+        elif self._beat is not None:
+            arguments = (self._pool, self._beat, self._stopped)
+            threading.Thread(target=beat_from, args=arguments, name="heartbeat", daemon=True).start()
         self._telemetry.start(self._how_busy)
-        if not loaded and not self._store.refresh(everything=False):
+        if not self._config.share_port:
+            self._load_first(stop)
+
+    def _load_first(self, stop: threading.Event | None) -> bool:
+        """Begins to watch the models folder; waits until a version answers, or none can, or it is to stop, as it says.
+
+        Returns:
+            Whether the server is to go on.
+        """
+        threading.Thread(target=self._watch, name="models-watch", daemon=True).start()
+        while not self._looked.wait(_SIGNAL_SECONDS):
+            if stop is not None and stop.is_set():
+                return False
+        if not self._ready:
             log.warning("%s holds no good version yet; `shortlist train` publishes one", self._config.models_dir)
-        threading.Thread(target=self._watch, name="models", daemon=True).start()
+        return True
 
     def _model_event(self, event: str, version: int, model: LoadedModel | None) -> None:
         self._telemetry.model_event(event, version, model)
@@ -187,22 +238,45 @@ class ServerApp:
             self._ready = True
 
     def _watch(self) -> None:
-        with contextlib.suppress(OSError):  # it has been given way already, or this is no Linux
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICENESS)
-        while True:
+        """Looks at the models folder again and again; a thread of its own reads what is to be read."""
+        while not self._stopping.is_set():
+            self._look_again.clear()
+            due, reads = None, self._reader is not None and self._reader.is_alive()
             try:
-                self._store.refresh()
+                due = self._store.look()
             except Exception:  # whatever it is, what is loaded goes on answering and the next look may do better
                 log.exception("%s could not be looked at", self._config.models_dir)
-            if self._stopping.wait(self._config.look_seconds):
-                return
+            if due is not None and not reads:
+                reader = threading.Thread(target=self._read, args=(due,), name="models", daemon=True)
+                reader.start()
+                self._reader = reader
+            if self._ready or (due is None and not reads):
+                self._looked.set()
+            soon = min(AGAIN_SECONDS, self._config.look_seconds)
+            self._look_again.wait(soon if self._store.hands_over else self._config.look_seconds)
+
+    def _read(self, version: int) -> None:
+        if self._ready:
+            with contextlib.suppress(OSError):  # this is no Linux
+                os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), _LOADING_NICENESS)
+        try:
+            self._store.read(version)
+        except LoadingStopped:
+            log.debug("version %d is not needed any more", version)
+        except Exception:
+            log.exception("version %d could not be read", version)
+        self._look_again.set()
+
+    def _keep_going(self) -> None:
+        if self._stopping.is_set():
+            raise LoadingStopped
 
     def _how_busy(self) -> Load:
         return Load(
             in_flight=self._guard.under_way.count,
             queue_depth=self._admission.taken,
             queue_places=self._admission.places,
-            device_memory=_memory_of(self._device),
+            device_memory=memory_of(self._device),
         )
 
     def _set_health(self, *, ready: bool) -> None:
@@ -214,8 +288,10 @@ class ServerApp:
     def stop(self) -> None:
         """Turns health to NOT_SERVING, refuses new calls, lets those under way finish, then closes."""
         self._stopping.set()
+        self._look_again.set()
         self._health.enter_graceful_shutdown()
-        time.sleep(self._config.drain_seconds)
+        if self._ready and self._started:  # otherwise nobody has been answered who could look elsewhere now
+            time.sleep(self._config.drain_seconds)
         closed = self._server.stop(self._config.grace_seconds)
         if not self._guard.under_way.wait_for_none(self._config.grace_seconds):
             log.warning("calls under way were cut off after %.1f s", self._config.grace_seconds)
@@ -224,11 +300,14 @@ class ServerApp:
         if not closed.wait(_LAST_CALLS_SECONDS):
             self._server.stop(None)
             closed.wait()
-        if self._lane is not None:
+        if self._lane is not None and self._started:
             self._lane.close()
+        self._stopped.set()
         if self._shadow is not None:
             self._shadow.close()
         self._gate.close()
+        if self._reader is not None:
+            self._reader.join(_LAST_STEP_SECONDS)
         self._telemetry.stop()
 
 
@@ -269,20 +348,3 @@ def _lane_is_fast(wanted: str) -> bool:
         log.warning("grpcio %s cannot carry the fast lane, answering by the plain one: %r", grpc.__version__, error)
         return False
     return True
-
-
-def _memory_of(device: torch.device) -> dict[str, int]:
-    """Bytes on a GPU by what for; nothing for the CPU."""
-    if device.type != "cuda":
-        return {}
-    free, total = torch.cuda.mem_get_info(device)
-    allocated, reserved = torch.cuda.memory_allocated(device), torch.cuda.memory_reserved(device)
-    return {"allocated": allocated, "reserved": reserved, "used": total - free, "total": total}
-
-
-def _device(name: str) -> torch.device:
-    if name == "auto":
-        name = "cuda" if torch.cuda.is_available() else "cpu"
-    device = torch.device(name)
-    torch.empty(1, device=device)  # fails now, not at the first request
-    return device

@@ -7,10 +7,13 @@ import logging
 import os
 import signal
 import sys
+import tempfile
 import threading
+from collections.abc import Callable
 from pathlib import Path
 
 from shortlist_server import access_commands
+from shortlist_server.heap import share_one_arena, tidy_until
 from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
 
 _SWITCH_SECONDS = 0.0005
@@ -34,9 +37,17 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     serve.add_argument(
         "--workers", type=int, default=1, metavar="N", help="processes that share the port and the mapped model"
     )
+    serve.add_argument(
+        "--hung-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="a worker that answers no calls for so long is replaced, and a process without workers ends; 0 for never",
+    )
     serve.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)  # what a worker is started with
+    serve.add_argument("--tables", type=Path, help=argparse.SUPPRESS)
     serve.add_argument("--working", type=int, default=os.cpu_count() or 1, help="requests that compute at once")
-    serve.add_argument("--waiting", type=int, default=128, help="requests that may wait for their turn")
+    serve.add_argument("--waiting", type=int, default=1024, help="requests that may wait for their turn")
     serve.add_argument("--streams", type=int, default=64, help="streams that may be open at once")
     serve.add_argument(
         "--lane",
@@ -46,6 +57,14 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
     )
     serve.add_argument(
         "--look-seconds", type=float, default=0.5, help="how often the models folder is looked at for new versions"
+    )
+    serve.add_argument("--workers-dir", type=Path, help=argparse.SUPPRESS)  # what a worker is started with
+    serve.add_argument(
+        "--handover-seconds",
+        type=float,
+        default=30.0,
+        metavar="S",
+        help="how long a new version, once a worker has it ready, waits for the other workers",
     )
     serve.add_argument(
         "--keep", type=int, default=1, metavar="N", help="older versions that stay loaded beside the newest"
@@ -77,12 +96,14 @@ def _serve(options: argparse.Namespace) -> int:
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
     try:
+        _check_workers(options)
         access_commands.check(options)  # at once: torch takes seconds to load
     except (OSError, ValueError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     if options.workers > 1:
         return _serve_by_workers(options)
+    share_one_arena()  # before libraries start threads
     from shortlist_server.app import ServerApp
     from shortlist_server.config import ServerConfig
     from shortlist_server.service.priorities import read_when_there_is_time
@@ -102,6 +123,7 @@ def _serve(options: argparse.Namespace) -> int:
                 host=options.host,
                 port=options.port,
                 device=options.device,
+                tables=options.tables,
                 working=options.working,
                 waiting=options.waiting,
                 streams=options.streams,
@@ -110,6 +132,8 @@ def _serve(options: argparse.Namespace) -> int:
                 drain_seconds=options.drain_seconds,
                 grace_seconds=options.grace_seconds,
                 look_seconds=options.look_seconds,
+                workers_dir=options.workers_dir,
+                handover_seconds=options.handover_seconds,
                 keep=options.keep,
                 default_label=options.default_label,
                 splits=options.split,
@@ -118,20 +142,40 @@ def _serve(options: argparse.Namespace) -> int:
                 access=access_commands.access_config(options),
                 channelz=options.channelz,
                 telemetry=telemetry_config(options),
-            )
+            ),
+            _beat_of(options),
         )
-        app.start()
+        app.start(stop)
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
     sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(20_000)  # a batch makes thousands of objects, none of them in cycles
+    if stop.is_set():
+        app.stop()
+        return 0
     with contextlib.suppress(OSError):  # whoever was to read it is gone, or the disk is full
         os.write(sys.stdout.fileno(), f"listening on {app.address}\n".encode())
-    stop.wait()
+    tidy_until(stop)
     app.stop()
     return 0
+
+
+def _beat_of(options: argparse.Namespace) -> Callable[[], None] | None:
+    """What is told that calls are answered."""
+    from shortlist_server.heartbeat import Heartbeat, Watchdog
+
+    if options.share_port:
+        return Heartbeat(sys.stdout.fileno()).beat
+    return Watchdog(options.hung_seconds).beat if options.hung_seconds else None
+
+
+def _check_workers(options: argparse.Namespace) -> None:
+    for name, lowest, highest in (("workers", 1, 1_024), ("hung_seconds", 0, 86_400)):
+        value = getattr(options, name)
+        if not lowest <= value <= highest:
+            raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
 
 
 def _stop_with_supervisor(stop: threading.Event) -> None:
@@ -143,6 +187,7 @@ def _stop_with_supervisor(stop: threading.Event) -> None:
 
 
 def _serve_by_workers(options: argparse.Namespace) -> int:
+    from shortlist_server.device.exchange import exchange_for
     from shortlist_server.telemetry.endpoint import workers_endpoint
     from shortlist_server.telemetry.logs import log_to_stderr
     from shortlist_server.workers import Workers, reserve_port
@@ -162,8 +207,15 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
         command = [sys.executable, "-m", "shortlist_client.main", *sys.argv[1:]]
         command += ["--workers", "1", "--port", str(number), "--share-port"]
         try:
-            with workers_endpoint(options.metrics_host, options.metrics_port) as metrics:
-                workers = Workers(command, options.workers, metrics)
+            with (
+                workers_endpoint(options.metrics_host, options.metrics_port) as metrics,
+                exchange_for(options.device) as exchange,
+                tempfile.TemporaryDirectory(prefix="shortlist-workers-") as folder,
+            ):
+                if exchange is not None:
+                    command += ["--tables", str(exchange.path)]
+                command += ["--workers-dir", folder]
+                workers = Workers(command, options.workers, metrics, options.hung_seconds)
                 for signal_number in (signal.SIGTERM, signal.SIGINT):
                     signal.signal(signal_number, workers.stop)
                 host = f"[{options.host}]" if ":" in options.host else options.host

@@ -26,10 +26,15 @@ class ServerConfig:
         streams: streams that may be open at once.
         drain_seconds: how long health has been NOT_SERVING before new calls are refused.
         grace_seconds: how long calls under way may take to finish at shutdown.
+        tables: where the workers of a server exchange tables, so that each is in a GPU's memory once
+            (device/exchange.py); None where there is one worker.
         share_port: other processes may listen on the port too; calls are dealt out among them.
         lane: how queries are answered: "fast", in batches (service/fast_lane.py); "plain", call by call on a pool
             of threads; "auto", fast where this grpcio can.
         look_seconds: how often the models folder is looked at for new versions and labels.
+        workers_dir: where the workers of one server, on one machine, tell one another which versions they have ready;
+            None for a server of one process.
+        handover_seconds: for how long after the first worker has a version ready the others are waited for.
         keep: how many older versions stay loaded beside the newest.
         default_label: bears the version that answers when none is named; None for the newest.
         splits: shares of the users, each as LABEL=PERCENT, whose requests go to the version of a label when they name
@@ -50,13 +55,16 @@ class ServerConfig:
     port: int = 50051
     device: str = "auto"
     working: int = 2
-    waiting: int = 128
+    waiting: int = 1_024
     streams: int = 64
     drain_seconds: float = 0.0
     grace_seconds: float = 10.0
+    tables: Path | None = None
     share_port: bool = False
     lane: str = "auto"
     look_seconds: float = 0.5
+    workers_dir: Path | None = None
+    handover_seconds: float = 30.0
     keep: int = 1
     default_label: str | None = None
     splits: Sequence[str] = ()
@@ -75,6 +83,7 @@ class ServerConfig:
             ("drain_seconds", 0, 3_600),
             ("grace_seconds", 0, 3_600),
             ("look_seconds", 0.001, 3_600),
+            ("handover_seconds", 0, 3_600),
             ("keep", 0, 1_000),
         ):
             value = getattr(self, name)

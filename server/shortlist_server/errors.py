@@ -16,6 +16,7 @@ QueryError
 │   ├── VersionInUse
 │   └── StoreNotWritable
 ├── NoModelReady
+│   └── LoadingStopped      a version that was being read when the server was told to stop
 ├── QueueFull
 ├── DeadlinePassed
 ├── Unauthenticated         a call without a token that is known
@@ -158,6 +159,13 @@ class NoModelReady(QueryError):
 
     def __init__(self) -> None:
         super().__init__("no model is ready yet")
+
+
+class LoadingStopped(NoModelReady):
+    """A version that was being read when the server was told to stop."""
+
+    def __init__(self) -> None:
+        QueryError.__init__(self, "the server is stopping")
 
 
 class QueueFull(QueryError):

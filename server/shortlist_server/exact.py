@@ -53,6 +53,8 @@ class Found:
     @classmethod
     def of(cls, each: Sequence[Neighbours]) -> "Found":
         """The same of what each found by itself, at least one."""
+        if len(each) == 1:
+            return cls(*each[0], np.array([len(each[0].rows)]))
         rows, scores = zip(*each, strict=True)
         return cls(np.concatenate(rows), np.concatenate(scores), np.array([len(one) for one in rows]))
 
@@ -120,11 +122,15 @@ def _best_of_block(
         scores.reshape(-1)[begins + np.concatenate(excluded)] = -np.inf
     # One more than wanted, which tells whether the last one wanted has its equal.
     best, rows = _highest(scores, min(max(ks) + 1, count))
-    there = best > _LOWEST
-    tied = ((best[:, 1:] == best[:, :-1]) & there[:, 1:]).any(axis=1)
-    for row in tied.nonzero()[0].tolist():
-        rows[row] = np.argsort(-scores[row], kind="stable")[: rows.shape[1]]
-    there &= np.arange(there.shape[1]) < np.array(ks)[:, None]
+    equal = best[:, 1:] == best[:, :-1]
+    if equal.any():
+        tied = (equal & (best[:, 1:] > _LOWEST)).any(axis=1)
+        for row in tied.nonzero()[0].tolist():
+            rows[row] = np.argsort(-scores[row], kind="stable")[: rows.shape[1]]
+    k = min(ks)
+    if k == max(ks) <= count and best[:, k - 1].min() > _LOWEST:  # as most often: each finds what it wants
+        return Found(rows[:, :k].reshape(-1), best[:, :k].reshape(-1), np.full(len(queries), k))
+    there = (best > _LOWEST) & (np.arange(best.shape[1]) < np.array(ks)[:, None])
     return Found(rows[there], best[there], np.count_nonzero(there, axis=1))
 
 

@@ -15,6 +15,18 @@ from shortlist_server.errors import BadModel, unreadable
 
 _FAISS: Any = faiss  # its stubs lack part of what it takes
 
+_FLAT = frozenset({"IndexFlat", "IndexFlatIP", "IndexFlatL2"})
+_STORAGE = _FLAT | {"IndexScalarQuantizer"}
+_LISTS = frozenset({"ArrayInvertedLists", "BlockInvertedLists"})
+"""What an index may be made of, of all that FAISS can read. Others name files, or hold indexes in their turn."""
+
+_CODES_TOGETHER = 32
+"""FAISS's fast scan compares as many codes at once, or a multiple of it."""
+
+
+_MOST_FOR_TABLES = 1 << 24
+"""Bytes."""
+
 
 def read_faiss_file(path: Path) -> tuple[Any, object]:
     """The index in a file, its vectors mapped and not copied; what refers to them is checked.
@@ -45,9 +57,10 @@ def _read(content: npt.NDArray[np.uint8]) -> Any:
     reader = _FAISS.ZeroCopyIOReader(_FAISS.swig_ptr(content), len(content))
     if not hasattr(_FAISS, "set_deserialization_vector_byte_limit"):
         return _FAISS.read_index(reader)
-    # No array is longer than the file that holds it, whatever a damaged length says.
+    # No array is longer than the file that holds it, whatever a damaged length says, but for tables that FAISS counts
+    # in for PQ.
     usual = _FAISS.get_deserialization_vector_byte_limit()
-    _FAISS.set_deserialization_vector_byte_limit(len(content))
+    _FAISS.set_deserialization_vector_byte_limit(max(len(content), _MOST_FOR_TABLES))
     try:
         return _FAISS.read_index(reader)
     finally:
@@ -62,23 +75,47 @@ def _fault(index: Any, items: int) -> str | None:
     if not index.is_trained:
         return "holds an index that is not trained"
     if isinstance(index, _FAISS.IndexRefine):
-        parts = (_FAISS.downcast_index(part) for part in (index.base_index, index.refine_index))
-        return next(filter(None, (_fault(part, items) or _size_fault(part, index.d) for part in parts)), None)
+        base = _fault(index.base_index, items) or _size_fault(index.base_index, index.d)
+        return base or _part_fault(index.refine_index, items, index.d, _FLAT)
     if isinstance(index, _FAISS.IndexIVF):
-        return _size_fault(index.quantizer, index.d) or _lists_fault(index)
+        quantizer = _part_fault(index.quantizer, index.nlist, index.d, _FLAT)
+        return quantizer or _lists_fault(index)
     if isinstance(index, _FAISS.IndexHNSW):
-        return _fault(index.storage, items) or _size_fault(index.storage, index.d) or _graph_fault(index)
+        return _part_fault(index.storage, items, index.d, _STORAGE) or _graph_fault(index)
+    if isinstance(index, _FAISS.IndexFastScan):
+        return _scanned_fault(index)
     if isinstance(index, _FAISS.IndexFlatCodes) and index.codes.size() != items * index.code_size:
         return "holds another number of codes than of vectors"
     return None
+
+
+def _part_fault(part: Any, items: int, size: int, kinds: frozenset[str]) -> str | None:
+    """What is wrong with a part of an index, which must be of one of these kinds, over so many items and columns."""
+    part = _FAISS.downcast_index(part)
+    kind = type(part).__name__
+    if kind not in kinds:
+        return f"holds an {kind}, where one of {', '.join(sorted(kinds))} is expected"
+    return _fault(part, items) or _size_fault(part, size)
 
 
 def _size_fault(part: Any, size: int) -> str | None:
     return None if part.d == size else f"holds an index of {part.d} columns within one of {size}"
 
 
+def _scanned_fault(index: Any) -> str | None:
+    """Whether there are as many codes as fast scan reads: half a byte for each part of each vector, in full blocks."""
+    block, parts = index.bbs, index.M + index.M % 2
+    sound = block > 0 and block % _CODES_TOGETHER == 0 and parts == index.M2
+    sound = sound and index.ntotal2 == -(-index.ntotal // block) * block
+    sound = sound and index.codes.size() == index.ntotal2 * parts // 2
+    return None if sound else "holds another number of codes than of vectors"
+
+
 def _lists_fault(index: Any) -> str | None:
     """Whether the lists hold every item once, and the quantizer leads to them."""
+    kind = type(_FAISS.downcast_InvertedLists(index.invlists)).__name__
+    if kind not in _LISTS:
+        return f"holds lists of the kind {kind}, where one of {', '.join(sorted(_LISTS))} is expected"
     if not index.nlist == index.quantizer.ntotal == index.invlists.nlist:
         return "has another number of lists than of centroids"
     lengths = [index.invlists.list_size(number) for number in range(index.nlist)]

@@ -30,8 +30,19 @@ _DIALS = {
     "pq-refine": frozenset({"k_factor"}),
     "hnsw": frozenset({"efSearch"}),
     "hnsw-sq8": frozenset({"efSearch"}),
+    "length": frozenset({"longest_lists"}),
+    "length-pq": frozenset({"longest_lists", "k_factor"}),
 }
-_GROWTH = {"hnsw": 1.0, "hnsw-sq8": 1.0, "ivf": 1 / 3, "ivf-sq8": 1 / 3, "ivf-pq-refine": 1 / 3, "pq-refine": 1 / 2}
+_GROWTH = {
+    "hnsw": 1.0,
+    "hnsw-sq8": 1.0,
+    "ivf": 1 / 3,
+    "ivf-sq8": 1 / 3,
+    "ivf-pq-refine": 1 / 3,
+    "pq-refine": 1 / 2,
+    "length": 2 / 3,
+    "length-pq": 2 / 3,
+}
 """By which power of the depth the work grows that finds the same share of the best (docs/decisions/0015)."""
 
 USUAL_K = 16
@@ -40,6 +51,7 @@ USUAL_K = 16
 _L2_AUGMENTED = "l2-augmented"
 _SQUARED_LENGTH = "squared_length"
 _MOST_EF_SEARCH = 16_384
+_BY_LENGTH = "length"
 
 _KINDS = {
     "IndexFlat": "flat",
@@ -51,6 +63,12 @@ _KINDS = {
     "IndexHNSWFlat": "hnsw",
     "IndexHNSWSQ": "hnsw-sq8",
 }
+
+
+# FAISS does not know what lists are made by.
+_LIKE = {"length": "ivf", "length-pq": "ivf-pq"}
+
+_pointer = _FAISS.swig_ptr
 
 
 class IndexDescription(Protocol):
@@ -83,6 +101,7 @@ class FaissIndex:
     Attributes:
         kind: as given.
         exact: whether it finds the true best; the caller may then as well score the vectors by itself.
+        filters: whether a search may be told which items alone may be found.
         rounded_scores: whether scores are of vectors that were rounded, or come out of distances, so that a caller who
             has the vectors should score what was found again.
     """
@@ -103,12 +122,25 @@ class FaissIndex:
         self._parameters = dict(search_parameters)
         self.kind = kind
         self.exact = kind == "flat"
-        self.rounded_scores = self._augmented or kind.endswith("sq8")
-        # FAISS only reads them, and making them takes as long as a small part of a search.
+        self.filters = kind != "pq-refine"  # FAISS scans its codes all at once
+        self.rounded_scores = self._augmented or kind.endswith(("sq8", "-pq"))
+        self._size = int(index.d)
+        self._by_length = kind.startswith(_BY_LENGTH)
+        self._lists = np.arange(index.nlist) if self._by_length else None
+        # From which kinds by length take nothing. FAISS only reads these, and making them takes a part of a search.
+        self._distances = np.zeros(index.nlist if self._by_length else 0, np.float32)
         self._usual_settings = remembering(self._settings_for_all, 64)
 
-    def _settings_for_all(self, k: int, effort: float) -> Any:
-        return self._settings(self._index, k, effort, None)
+    def _settings_for_all(self, k: int, effort: float) -> tuple[int, Any]:
+        effort = min(max(effort, 1.0), MOST_EFFORT)
+        return self._asked_for(k, effort), self._settings(self._index, k, effort, None)
+
+    def _asked_for(self, k: int, effort: float) -> int:
+        """How many FAISS is asked for: where it does not score again by itself what has rough codes, more than k."""
+        if not self._by_length:
+            return k
+        most: int = self._index.ntotal
+        return min(math.ceil(k * effort * self._parameters.get("k_factor", 1.0)), most)
 
     def growth(self, k: int, share: float) -> float:
         """How many times the usual work it takes to find as large a part of the best ``k`` of what a filter lets pass.
@@ -132,28 +164,52 @@ class FaissIndex:
             k: how many items for each.
             effort: how many times as much of the index shall be searched as it takes by its manifest, 1 to
                 ``MOST_EFFORT``; it makes no difference to an exact index.
-            allowed: the only items that may be found; None for all.
+            allowed: the only items that may be found; None for all, and where the index does not filter.
 
         Returns:
             (b, k) float32 inner products, best first, the i-th row belonging to the i-th query, and (b, k) int64 item
-            rows; -inf and -1 where nothing was found.
+            rows; -inf and -1 where nothing was found. Where codes are so rough that more have to be scored again, more
+            than k columns.
+
+        Raises:
+            ValueError: the queries have another number of columns than the vectors.
         """
-        effort = min(max(effort, 1.0), MOST_EFFORT)
         if allowed is None:
-            settings = self._usual_settings(k, effort)
+            k, settings = self._usual_settings(k, effort)
         else:
+            effort = min(max(effort, 1.0), MOST_EFFORT)
             selector = _FAISS.IDSelectorBitmap(allowed.bitmap)
             settings = self._settings(self._index, k, effort, selector, allowed.share)
+            k = self._asked_for(k, effort)
         if not self._augmented:
-            scores, rows = self._index.search(np.ascontiguousarray(queries, dtype=np.float32), k, params=settings)
+            scores, rows = self._ask(np.ascontiguousarray(queries, dtype=np.float32), k, settings)
         else:
             # |q - v|² = |q|² + |v|² - 2 q·v, where every augmented v has the same length.
             padded = np.zeros((len(queries), self._index.d), dtype=np.float32)
             padded[:, :-1] = queries
-            distances, rows = self._index.search(padded, k, params=settings)
+            distances, rows = self._ask(padded, k, settings)
             squared = np.einsum("bd,bd->b", queries, queries)[:, None] + np.float32(self._parameters[_SQUARED_LENGTH])
             scores = (squared - distances) / 2
-        scores[rows < 0] = -np.inf
+        last = rows[:, -1]  # where there is less, it comes last
+        if (last[0] if len(last) == 1 else last.min()) < 0:
+            scores[rows < 0] = -np.inf
+        return scores, rows
+
+    def _ask(self, queries: Float32Array, k: int, settings: Any) -> tuple[Float32Array, Int64Array]:
+        """(b, k) what FAISS answers; its Python wrapper would take 4 µs to look at the arguments."""
+        count, size = queries.shape
+        if size != self._size:
+            raise ValueError(f"queries have {size} columns, and the index {self._size}")
+        scores, rows = np.empty((count, k), np.float32), np.empty((count, k), np.int64)
+        asked, answers = (count, _pointer(queries), k), (_pointer(scores), _pointer(rows))
+        if self._lists is not None:
+            lists, distances = self._lists, self._distances
+            if count > 1:
+                lists = np.tile(lists[: settings.nprobe], count)
+                distances = np.zeros(len(lists), np.float32)
+            self._index.search_preassigned_c(*asked, _pointer(lists), _pointer(distances), *answers, False, settings)
+        else:
+            self._index.search_c(*asked, *answers, settings)
         return scores, rows
 
     def _settings(self, index: Any, k: int, effort: float, selector: Any, share: float = 1.0) -> Any:
@@ -166,7 +222,8 @@ class FaissIndex:
             return _FAISS.IndexRefineSearchParameters(k_factor=factor, base_index_params=base)
         effort *= self.growth(k, share)
         if isinstance(index, _FAISS.IndexIVF):
-            nprobe = min(round(effort * self._parameters["nprobe"]), index.nlist)
+            lists = self._parameters["longest_lists" if self._by_length else "nprobe"]
+            nprobe = round(min(max(effort * lists, 1), index.nlist))
             return _FAISS.SearchParametersIVF(nprobe=nprobe, sel=selector)
         if isinstance(index, _FAISS.IndexHNSW):
             ef_search = min(round(effort * self._parameters["efSearch"]), _MOST_EF_SEARCH)
@@ -202,7 +259,7 @@ def read_faiss_index(path: Path, info: IndexDescription, shape: tuple[int, ...],
     metric = _FAISS.METRIC_L2 if augmented else _FAISS.METRIC_INNER_PRODUCT
     require(index.metric_type == metric, f"is not an {'L2' if augmented else 'inner-product'} index")
     found = _kind_of(index)
-    require(found == info.kind, f"is of kind {found!r}, but the manifest says {info.kind!r}")
+    require(found == _LIKE.get(info.kind, info.kind), f"is of kind {found!r}, but the manifest says {info.kind!r}")
     require(
         parameters.keys() == expected and all(0 < value < math.inf for value in parameters.values()),
         f"has search parameters {parameters}, but this server does not know kind {info.kind!r} to take other than "

@@ -1,7 +1,6 @@
 """External ids and rows, read from memory-mapped arrays. docs/model-format.md describes them."""
 
-from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from hashlib import blake2b
 
 import numpy as np
@@ -10,9 +9,6 @@ import numpy.typing as npt
 Int64Array = npt.NDArray[np.int64]
 
 UNKNOWN = -1
-
-_REMEMBERED = 1 << 16
-"""So many ids of rows are kept at hand in each form: 7 to 9 MB where they are short."""
 
 
 class IdTable:
@@ -34,11 +30,9 @@ class IdTable:
     ) -> None:
         self._text = text
         self._view = memoryview(text)  # type: ignore[arg-type]  # numpy's arrays are buffers
-        self._offsets = offsets
+        self._offsets = offsets.view(np.int64)
         self._hashes = hashes
         self._rows = rows
-        # Most answers are of the same items.
-        self._asked_for: defaultdict[Callable[[bytes], bytes], dict[int, bytes]] = defaultdict(dict)
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -76,19 +70,25 @@ class IdTable:
         """The external ids of rows (n,), the i-th for the i-th."""
         return [str(one, "utf-8") for one in self.encoded(rows)]
 
-    def encoded(self, rows: npt.ArrayLike, form: Callable[[bytes], bytes] = bytes) -> list[bytes]:
-        """The external ids of rows (n,) in UTF-8, the i-th for the i-th, in a form that is remembered for most."""
-        rows = np.asarray(rows)
-        numbers = rows.tolist()
-        remembered = self._asked_for[form]
-        try:
-            return [remembered[row] for row in numbers]
-        except KeyError:
-            pass
-        begins, ends = self._offsets[rows].tolist(), self._offsets[rows + 1].tolist()
-        encoded = [form(self._view[begin:end].tobytes()) for begin, end in zip(begins, ends, strict=True)]
-        if len(numbers) <= _REMEMBERED:
-            if len(remembered) + len(numbers) > _REMEMBERED:
-                remembered.clear()
-            remembered.update(zip(numbers, encoded, strict=True))
-        return encoded
+    def encoded(self, rows: npt.ArrayLike) -> list[bytes]:
+        """The external ids of rows (n,) in UTF-8, the i-th for the i-th."""
+        begins, lengths = self._spans(np.asarray(rows, dtype=np.int64))
+        spans = zip(begins.tolist(), lengths.tolist(), strict=True)
+        return [self._view[begin : begin + length].tobytes() for begin, length in spans]
+
+    def padded(self, rows: Int64Array, width: int) -> tuple[npt.NDArray[np.uint8], Int64Array] | None:
+        """The same as one array, which for many takes a fraction of the time; None where one is longer than ``width``.
+
+        Returns:
+            (n, at most ``width``) uint8, each id with whatever follows it, and (n,) how many bytes of it are the id.
+        """
+        begins, lengths = self._spans(rows)
+        longest = int(lengths.max(initial=0))
+        if longest > width:
+            return None
+        return self._text.take(begins[:, None] + np.arange(longest), mode="clip"), lengths
+
+    def _spans(self, rows: Int64Array) -> tuple[Int64Array, Int64Array]:
+        """(n,) where the ids of rows begin in the text and how many bytes they have."""
+        begins = self._offsets[rows]
+        return begins, self._offsets[rows + 1] - begins

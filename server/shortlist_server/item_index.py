@@ -5,7 +5,9 @@ import time
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
+import faiss
 import numpy as np
 import numpy.typing as npt
 
@@ -19,6 +21,8 @@ OnSearch = Callable[[float], None]
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 RowArray = npt.NDArray[np.integer]
+
+_FAISS: Any = faiss  # its stubs lack part of what it takes
 
 NO_ROWS: Int64Array = np.empty(0, dtype=np.int64)
 
@@ -79,7 +83,7 @@ class ItemIndex:
         scan_cost: float = math.inf,
     ) -> None:
         self._index = index
-        self._vectors = vectors
+        self._vectors = np.ascontiguousarray(vectors, dtype=np.float32)
         self._scale = scale
         self._scan_cost = scan_cost
         self.on_search: OnSearch = lambda _: None
@@ -106,43 +110,64 @@ class ItemIndex:
     def _search(self, searches: Searches) -> Found:
         if self._index.exact and not any(searches.allowed):
             return best_rows(self._vectors, self._scale, searches.vectors, searches.ks, searches.excluded)
+        if len(searches) == 1:  # steps for many would take a quarter of its time
+            return self._search_alone(searches)
         found: list[Neighbours | None] = [None] * len(searches)
         together = defaultdict(list)
         for place, (k, excluded, allowed, effort) in enumerate(
             zip(searches.ks, searches.excluded, searches.allowed, searches.efforts, strict=True)
         ):
             asked_for = k + len(excluded)
-            if not self._index.exact and self._suits_index(asked_for, allowed, effort):
+            if self._suits_index(asked_for, allowed, effort):
                 together[rounded_up(asked_for), effort, allowed].append(place)
         for (wanted, effort, allowed), places in together.items():
-            scores, rows = self._index.search(searches.vectors[places], min(wanted, len(self)), effort, allowed)
+            queries = searches.vectors if len(places) == len(searches) else searches.vectors[places]
+            scores, rows = self._ask_index(queries, wanted, effort, allowed)
             for place, its_scores, its_rows in zip(places, scores, rows, strict=True):
-                excluded = searches.excluded[place]
-                kept = its_rows >= 0
-                if len(excluded):  # np.isin takes ten times as long for so few
-                    nearest = np.searchsorted(excluded, its_rows).clip(max=len(excluded) - 1)
-                    kept &= excluded[nearest] != its_rows
-                if np.count_nonzero(kept) >= searches.ks[place]:
-                    found[place] = self._best(searches, place, its_rows[kept], its_scores[kept])
-        self._scan(searches, found)
-        return Found.of([neighbours for neighbours in found if neighbours is not None])
+                found[place] = _first(searches.ks[place], its_rows, its_scores, searches.excluded[place])
+        return self._scan(searches, found)
 
-    def _best(self, searches: Searches, place: int, rows: Int64Array, scores: Float32Array) -> Neighbours:
-        """The first k of what the index found, which is in order where its scores are those of the vectors."""
-        if self._index.rounded_scores:
-            scores = self.vectors(rows) @ searches.vectors[place]
-            order = np.argsort(-scores, kind="stable")
-            rows, scores = rows[order], scores[order]
-        return Neighbours(rows[: searches.ks[place]], scores[: searches.ks[place]])
+    def _search_alone(self, searches: Searches) -> Found:
+        (k,), (excluded,), (allowed,), (effort,) = searches.ks, searches.excluded, searches.allowed, searches.efforts
+        asked_for = k + len(excluded)
+        if self._suits_index(asked_for, allowed, effort):
+            scores, rows = self._ask_index(searches.vectors, rounded_up(asked_for), effort, allowed)
+            first = _first(k, rows[0], scores[0], excluded)
+            if first is not None:
+                return Found(*first, np.array([k]))
+        return self._scan(searches, [None])
+
+    def _ask_index(
+        self, queries: Float32Array, wanted: int, effort: float, allowed: AllowedItems | None
+    ) -> tuple[Float32Array, Int64Array]:
+        """(b, n) scores of the vectors themselves, best first, and their rows; -inf and -1 where nothing was found."""
+        scores, rows = self._index.search(queries, min(wanted, len(self)), effort, allowed)
+        return self._scored_again(queries, rows) if self._index.rounded_scores else (scores, rows)
+
+    def _scored_again(self, queries: Float32Array, rows: Int64Array) -> tuple[Float32Array, Int64Array]:
+        """(b, n) the inner products with the vectors themselves, best first, and the rows that they belong to."""
+        queries = np.ascontiguousarray(queries, dtype=np.float32)
+        scores = np.empty(rows.shape, np.float32)
+        pointers = (_FAISS.swig_ptr(array) for array in (scores, queries, self._vectors, rows))
+        # Rows of -1 have a score of -inf.
+        _FAISS.fvec_inner_products_by_idx(*pointers, self._vectors.shape[1], *rows.shape)
+        if self._scale is not None:
+            np.multiply(scores, self._scale[rows], out=scores, where=rows >= 0)
+        order = np.argsort(-scores, axis=1, kind="stable")
+        if len(rows) > 1:
+            order += np.arange(len(rows))[:, None] * rows.shape[1]
+        return scores.take(order), rows.take(order)
 
     def _suits_index(self, asked_for: int, allowed: AllowedItems | None, effort: float) -> bool:
-        share = 1.0 if allowed is None else allowed.share
-        if share < _RESTRICTIVE or asked_for > len(self) // _SCAN_SHARE:
+        if self._index.exact or asked_for > len(self) // _SCAN_SHARE:
             return False
+        if allowed is not None and (allowed.share < _RESTRICTIVE or not self._index.filters):
+            return False
+        share = 1.0 if allowed is None else allowed.share
         return effort * self._index.growth(rounded_up(asked_for), share) <= self._scan_cost
 
-    def _scan(self, searches: Searches, found: list[Neighbours | None]) -> None:
-        """Scores every allowed item for the searches that have found nothing yet."""
+    def _scan(self, searches: Searches, found: list[Neighbours | None]) -> Found:
+        """What was found, and for the searches that have found nothing yet the best of all allowed items."""
         together = defaultdict(list)
         for place, allowed in enumerate(searches.allowed):
             if found[place] is None:
@@ -161,3 +186,13 @@ class ItemIndex:
                 ranked.rows = allowed.rows[ranked.rows]
             for place, neighbours in zip(places, ranked, strict=True):
                 found[place] = neighbours
+        return Found.of([neighbours for neighbours in found if neighbours is not None])
+
+
+def _first(k: int, rows: Int64Array, scores: Float32Array, excluded: RowArray) -> Neighbours | None:
+    """The first k of what was found that are not excluded; None where these are fewer."""
+    if len(excluded):  # np.isin takes ten times as long for so few
+        kept = (excluded.take(np.searchsorted(excluded, rows), mode="clip") != rows) & (rows >= 0)
+        rows, scores = rows[kept], scores[kept]
+    # What was not found is -1 and comes last.
+    return None if len(rows) < k or rows[k - 1] < 0 else Neighbours(rows[:k], scores[:k])

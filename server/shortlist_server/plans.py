@@ -2,14 +2,13 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from operator import attrgetter
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from shortlist_server.item_index import Searches
-from shortlist_server.queries import RecommendQuery, Source
+from shortlist_server.queries import Fallback, RecommendQuery, Source
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]
@@ -23,17 +22,13 @@ DEEPER = 4
 """Where a limit on diversity leaves too few of the candidates, so many times as many are looked at."""
 
 
-_SPECIAL = attrgetter("offset", "exclude_item_ids", "filter", "fallback", "rerank", "min_score", "diversity", "effort")
-_NOTHING_SPECIAL = _SPECIAL(RecommendQuery(""))
-
-
 @dataclass(slots=True, eq=False)
 class Plans(Searches):
     """Searches on behalf of queries.
 
     Attributes:
         queries: what is asked.
-        special: whether a query asks for more than a user's best.
+        special: whether a query asks for something else than what a user has not seen and likes best.
         users: (b,) the users' rows, ``UNKNOWN`` for a history.
         biases: (b,) float64, added to every score.
         sources: what the vectors were made of.
@@ -73,7 +68,7 @@ class Plans(Searches):
             allowed=[None] * count,
             efforts=[1.0] * count,
             queries=queries,
-            special=[_SPECIAL(query) != _NOTHING_SPECIAL for query in queries],
+            special=[*map(_is_special, queries)],
             users=users,
             biases=biases,
             sources=[Source.PERSONALIZED] * count,
@@ -91,6 +86,21 @@ class Plans(Searches):
                 column[places] if isinstance(column, np.ndarray) else [column[place] for place in places]
             )
         return Plans(**taken)
+
+
+def _is_special(query: RecommendQuery) -> bool:
+    """Whether a query asks for something else than what a user has not seen and likes best."""
+    return bool(
+        query.offset
+        or not query.exclude_seen
+        or query.exclude_item_ids
+        or query.rerank
+        or query.filter is not None
+        or query.min_score is not None
+        or query.diversity is not None
+        or query.fallback is not Fallback.NONE
+        or query.effort != 1.0
+    )
 
 
 def candidates(query: RecommendQuery) -> int:

@@ -7,6 +7,7 @@ field of a frozen dataclass takes several times as long.
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -49,6 +50,24 @@ class ClusterKind(Enum):
 
     USER = auto()
     ITEM = auto()
+
+
+class Remarks(NamedTuple):
+    """What is said of a ranking beside its items.
+
+    Attributes:
+        source: where the items of a user come from; None for other rankings.
+        shortfall: why there are fewer than were asked for; None where there are as many.
+        unknown_history_items: how many ids of the user's history the model does not know.
+    """
+
+    source: Source | None = None
+    shortfall: Shortfall | None = None
+    unknown_history_items: int = 0
+
+
+BEST_UNSEEN = Remarks(Source.PERSONALIZED)
+"""Those of most answers, which all have this one: it is known by its identity, as comparing takes longer."""
 
 
 @dataclass(frozen=True)
@@ -146,25 +165,12 @@ class Ranking:
     Attributes:
         rows: (n,) item rows.
         scores: (n,) float32.
-        shortfall: why there are fewer than were asked for; None where there are as many.
+        remarks: what else is to be said.
     """
 
     rows: Int64Array
     scores: Float32Array
-    shortfall: Shortfall | None = field(default=None, kw_only=True)
-
-
-@dataclass(slots=True)
-class Recommendation(Ranking):
-    """A ranking for a user.
-
-    Attributes:
-        source: where the items came from.
-        unknown_history_items: how many ids of the history the model does not know.
-    """
-
-    source: Source
-    unknown_history_items: int = 0
+    remarks: Remarks = field(default_factory=Remarks)
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The network behind a model's vectors: scores the candidates that the index found, for re-ranking."""
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -8,8 +9,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+log = logging.getLogger(__name__)
+
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
+Place = Callable[[str, Float32Array], Tensor]
 
 PADDING = -1
 """In place of an item row: no item."""
@@ -29,11 +33,20 @@ class Ranker:
 
     Args:
         tensors: name to float32 tensor, as docs/model-format.md describes; their shapes must fit.
-        device: where they live. On the CPU they stay as they are, so that memory-mapped tensors stay so.
+        place: puts an embedding table of some name where it shall be; all else follows. None to leave everything as it
+            is on the CPU, so that memory-mapped tensors stay so.
     """
 
-    def __init__(self, tensors: Mapping[str, npt.NDArray[np.float32]], device: torch.device | str = "cpu") -> None:
-        self._tensors = {name: torch.from_numpy(tensor).to(device) for name, tensor in tensors.items()}
+    def __init__(self, tensors: Mapping[str, Float32Array], place: Place | None = None) -> None:
+        self._in_memory = tensors
+        self._on_cpu: Ranker | None = None  # in place of a GPU that fails
+        tables = {name: tensor for name, tensor in tensors.items() if name.endswith("_embeddings")}
+        placed = {
+            name: torch.from_numpy(table) if place is None else place(name, table) for name, table in tables.items()
+        }
+        device = placed["mlp.user_embeddings"].device
+        rest = {name: torch.from_numpy(tensor).to(device) for name, tensor in tensors.items() if name not in tables}
+        self._tensors = placed | rest
         self._users, self._items = (self._tensors[f"mlp.{side}_embeddings"] for side in ("user", "item"))
         self._layers = [
             (self._tensors[f"mlp.layers.{layer}.weight"], self._tensors[f"mlp.layers.{layer}.bias"])
@@ -47,7 +60,6 @@ class Ranker:
         """Where the tensors live."""
         return self._users.device
 
-    @torch.inference_mode()
     def score(self, users: Int64Array, items: Int64Array) -> Float32Array:
         """The network's own scores.
 
@@ -59,6 +71,21 @@ class Ranker:
         Returns:
             (b, c) float32 on the CPU; minus infinity for padding.
         """
+        if self._on_cpu is None:
+            try:
+                return self._score(users, items)
+            except RuntimeError as error:
+                if self.device.type == "cpu":
+                    raise
+                log.error("%s fails, and %d users are ranked on the CPU: %s", self.device, len(users), error)
+                on_cpu = Ranker(self._in_memory)
+                if not isinstance(error, torch.OutOfMemoryError):  # which the next batch need not meet
+                    self._on_cpu = on_cpu
+                return on_cpu.score(users, items)
+        return self._on_cpu.score(users, items)
+
+    @torch.inference_mode()
+    def _score(self, users: Int64Array, items: Int64Array) -> Float32Array:
         at_once = max(1, self._pairs_at_once // max(1, items.shape[1]))
         scores = torch.empty(items.shape, device=self.device)
         for begin in range(0, len(users), at_once):

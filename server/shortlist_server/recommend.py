@@ -17,32 +17,36 @@ from shortlist_server.errors import (
     UserNotFound,
     shown,
 )
-from shortlist_server.exact import Neighbours
+from shortlist_server.exact import Found, Neighbours
 from shortlist_server.fold_in import FoldIn
 from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import AllowedItems, ItemAttributes
 from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
 from shortlist_server.plans import DEEPER, Plans, candidates
 from shortlist_server.queries import (
+    BEST_UNSEEN,
     Cluster,
     ClusterKind,
     ClusterQuery,
     Fallback,
     History,
     Ranking,
-    Recommendation,
     RecommendQuery,
+    Remarks,
     Shortfall,
     SimilarItemsQuery,
     Source,
 )
 from shortlist_server.ranker import Ranker
+from shortlist_server.rankings import Rankings
 from shortlist_server.seen_items import SeenItems
 from shortlist_server.user_embeddings import UserEmbeddings
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]
 RowArray = npt.NDArray[np.integer]
+
+_EXHAUSTED = Remarks(Source.PERSONALIZED, Shortfall.CATALOGUE_EXHAUSTED)
 
 
 @dataclass(frozen=True)
@@ -79,23 +83,23 @@ class Recommender:
     clusters: Mapping[ClusterKind, Clusters] | None = None
     ranker: Ranker | None = None
 
-    def recommend(self, queries: Sequence[RecommendQuery]) -> list[Recommendation | QueryError]:
+    def recommend(self, queries: Sequence[RecommendQuery]) -> Rankings:
         """The best items for each query, or why there are none; no query depends on another.
 
         Errors are UserNotFound, ItemNotFound (of a history, none is known), InvalidField (a filter or a diversity limit
         that does not fit the items' attributes), NoClusters and NoRanker.
         """
-        answers: list[Recommendation | QueryError | None] = [None] * len(queries)
         users = self.user_ids.rows([query.user if isinstance(query.user, str) else "" for query in queries])
         some_row = users.clip(0)  # what is looked up for unknown users is not used
         vectors = self.users.gather(some_row)  # one trip to the GPU for all
         plans = Plans.for_users(queries, users, vectors, self.users.biases(some_row), self.seen.of_each(some_row))
-        for place, (query, user) in enumerate(zip(queries, users.tolist(), strict=True)):
+        if not any(plans.special) and UNKNOWN not in users:
+            return self._best_unseen(plans)
+        answers: list[Ranking | QueryError | None] = [None] * len(queries)
+        for place, user in enumerate(users.tolist()):
             try:
                 if plans.special[place] or user == UNKNOWN:
                     answers[place] = self._plan(plans, place)
-                elif not query.exclude_seen:
-                    plans.excluded[place] = NO_ROWS
             except QueryError as error:
                 answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
         left = [place for place, answer in enumerate(answers) if answer is None]
@@ -105,9 +109,24 @@ class Recommender:
                 answers[place] = answer
             left = [place for place in left if answers[place] is None]
             depth *= DEEPER
-        return [answer for answer in answers if answer is not None]
+        return Rankings.of([answer for answer in answers if answer is not None])
 
-    def _plan(self, plans: Plans, place: int) -> Recommendation | None:
+    def _best_unseen(self, plans: Plans) -> Rankings:
+        """What most callers ask for, with no work for each of them."""
+        found = self._search(plans)
+        remarks = [BEST_UNSEEN] * len(plans)
+        for place in np.flatnonzero(found.lengths < plans.ks):
+            remarks[place] = _EXHAUSTED
+        return Rankings(found.rows, found.scores, found.lengths, remarks)
+
+    def _search(self, plans: Plans) -> Found:
+        found = self.items.search(plans)
+        offsets = (plans.biases + self.score_constant).astype(np.float32)
+        if offsets.any():
+            found.scores = found.scores + np.repeat(offsets, found.lengths)
+        return found
+
+    def _plan(self, plans: Plans, place: int) -> Ranking | None:
         """Sets what to search for where that is not a known user's best; the answer where it takes no search."""
         query, user, seen = plans.queries[place], int(plans.users[place]), plans.excluded[place]
         allowed = None if query.filter is None else self.attributes.allowed(query.filter)
@@ -129,7 +148,7 @@ class Recommender:
         plans.excluded[place] = excluded
         return None
 
-    def _plan_history(self, plans: Plans, place: int, history: History, excluded: RowArray) -> Recommendation | None:
+    def _plan_history(self, plans: Plans, place: int, history: History, excluded: RowArray) -> Ranking | None:
         query = plans.queries[place]
         rows = self.item_ids.rows(history.item_ids)
         unknown = int(np.count_nonzero(rows == UNKNOWN))
@@ -150,28 +169,16 @@ class Recommender:
         plans.sources[place] = Source.FOLDED_IN
         return None
 
-    def _attempt(self, plans: Plans, depth: int) -> list[Recommendation | None]:
+    def _attempt(self, plans: Plans, depth: int) -> list[Ranking | None]:
         """The answers, None where it takes more than ``depth`` times as many candidates as it usually does."""
         if depth > 1:
             plans.ks = [candidates(query) * depth for query in plans.queries]
-        found = self.items.search(plans)
-        offsets = (plans.biases + self.score_constant).astype(np.float32)
-        if offsets.any():
-            found.scores = found.scores + np.repeat(offsets, found.lengths)
-        neighbours = [*found]
-        self._rerank(plans, neighbours)
-        answers: list[Recommendation | None] = []
-        columns = (neighbours, plans.queries, plans.ks, plans.special, plans.sources, plans.unknown_history_items)
-        for (rows, scores), query, k, special, source, unknown in zip(*columns, strict=True):
-            answer: Recommendation | None
-            if special:
-                answer = self._page(query, source, rows, scores, everything=len(rows) < k)
-            else:
-                shortfall = None if len(rows) == k else Shortfall.CATALOGUE_EXHAUSTED
-                answer = Recommendation(rows, scores, source, shortfall=shortfall)
-            if answer is not None and unknown:
-                answer.unknown_history_items = unknown
-            answers.append(answer)
+        found = [*self._search(plans)]
+        self._rerank(plans, found)
+        answers: list[Ranking | None] = []
+        columns = (found, plans.queries, plans.ks, plans.sources, plans.unknown_history_items)
+        for (rows, scores), query, k, source, unknown in zip(*columns, strict=True):
+            answers.append(self._page(query, Remarks(source, None, unknown), rows, scores, everything=len(rows) < k))
         return answers
 
     def _rerank(self, plans: Plans, found: list[Neighbours]) -> None:
@@ -189,19 +196,21 @@ class Recommender:
             found[place] = Neighbours(rows[order], scores[order])
 
     def _page(
-        self, query: RecommendQuery, source: Source, rows: Int64Array, scores: Float32Array, *, everything: bool
-    ) -> Recommendation | None:
+        self, query: RecommendQuery, remarks: Remarks, rows: Int64Array, scores: Float32Array, *, everything: bool
+    ) -> Ranking | None:
         """The part of a ranking that is asked for; None if it takes more candidates.
 
         Args:
             query: what is asked.
-            source: where the ranking comes from.
+            remarks: what is known to be said, but for the shortfall.
             rows: (n,) the candidates, best first.
             scores: (n,) float32.
             everything: there are no other candidates.
         """
         end = query.offset + query.k
-        shortfall = Shortfall.CATALOGUE_EXHAUSTED if query.filter is None else Shortfall.FILTER
+        shortfall = Shortfall.FILTER
+        if query.filter is None:
+            shortfall = Shortfall.SUPPORT if remarks.source is Source.CLUSTER else Shortfall.CATALOGUE_EXHAUSTED
         if query.min_score is not None:
             kept = int(np.count_nonzero(scores >= query.min_score))
             if kept < len(rows):
@@ -214,7 +223,9 @@ class Recommender:
         if len(rows) < end and not everything:
             return None
         page = slice(query.offset, min(end, len(rows)))
-        return Recommendation(rows[page], scores[page], source, shortfall=None if len(rows) >= end else shortfall)
+        if len(rows) < end:
+            remarks = remarks._replace(shortfall=shortfall)
+        return Ranking(rows[page], scores[page], remarks)
 
     def _spread(self, rows: Int64Array, attribute: str, at_most: int, wanted: int) -> list[int]:
         """The places of the first ``wanted`` rows of which no more than ``at_most`` share a value of an attribute."""
@@ -229,7 +240,7 @@ class Recommender:
                     break
         return places
 
-    def similar_items(self, queries: Sequence[SimilarItemsQuery]) -> list[Ranking | QueryError]:
+    def similar_items(self, queries: Sequence[SimilarItemsQuery]) -> Rankings:
         """The items nearest to the mean of each query's items, by cosine, the query's items left out.
 
         Errors are ItemNotFound, and InvalidField for a filter that does not fit the items' attributes.
@@ -246,10 +257,11 @@ class Recommender:
             ks, efforts = ([getattr(queries[place], name) for place in searches] for name in ("k", "effort"))
             found = self.neighbours.search(Searches(np.stack(directions), ks, excluded, allowed, efforts))
             for place, (rows, scores) in zip(searches, found, strict=True):
-                query = queries[place]
-                shortfall = Shortfall.CATALOGUE_EXHAUSTED if query.filter is None else Shortfall.FILTER
-                answers[place] = Ranking(rows, scores, shortfall=None if len(rows) == query.k else shortfall)
-        return [answer for answer in answers if answer is not None]
+                query, shortfall = queries[place], None
+                if len(rows) < query.k:
+                    shortfall = Shortfall.CATALOGUE_EXHAUSTED if query.filter is None else Shortfall.FILTER
+                answers[place] = Ranking(rows, scores, Remarks(shortfall=shortfall))
+        return Rankings.of([answer for answer in answers if answer is not None])
 
     def _similarity(self, query: SimilarItemsQuery) -> tuple[Float32Array, RowArray, AllowedItems | None]:
         """The direction to look in, what to leave out, and what may come back."""
@@ -337,7 +349,7 @@ class Recommender:
 
     def _fall_back(
         self, query: RecommendQuery, excluded: RowArray, allowed: AllowedItems | None, unknown_history_items: int = 0
-    ) -> Recommendation:
+    ) -> Ranking:
         if query.fallback is Fallback.CLUSTER:
             source, clusters = Source.CLUSTER, self._clusters(ClusterKind.USER)
             rows, scores = clusters.top(clusters.largest, len(self.items), excluded)
@@ -348,11 +360,8 @@ class Recommender:
         if allowed is not None:
             kept = allowed.mask[rows]
             rows, scores = rows[kept], scores[kept]
-        answer = self._page(query, source, rows, scores, everything=True)
+        answer = self._page(query, Remarks(source, None, unknown_history_items), rows, scores, everything=True)
         assert answer is not None
-        answer.unknown_history_items = unknown_history_items
-        if answer.shortfall is Shortfall.CATALOGUE_EXHAUSTED and source is Source.CLUSTER:
-            answer.shortfall = Shortfall.SUPPORT
         return answer
 
     def _known_rows(self, item_ids: Sequence[str]) -> Int64Array:

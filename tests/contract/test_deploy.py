@@ -60,7 +60,7 @@ QUERIES = [*dashboard_queries(), *other_queries()]
 
 @pytest.fixture(scope="module")
 def exported(small_models: Path) -> dict[str, list[Sample]]:
-    """Every series that a server exports, by name: of one that is asked, one with a GPU, and one of several workers."""
+    """Every series that a server exports, by name: asked, with a GPU and a shadow, and with workers."""
     samples: dict[str, list[Sample]] = defaultdict(list)
 
     def keep(scrape: Scrape) -> None:
@@ -80,6 +80,7 @@ def exported(small_models: Path) -> dict[str, list[Sample]]:
     with_gpu.listen()
     assert with_gpu.metrics_url is not None
     with_gpu.start(lambda: Load(device_memory={"used": 1, "total": 2}))
+    with_gpu.shadow_compared(2, [0.5], 0.001, 0.002)
     keep(scrape_until(with_gpu.metrics_url, lambda scrape: scrape.value("shortlist_device_memory_bytes") == 3))
     with_gpu.stop()
     workers = WorkersEndpoint("127.0.0.1", 0)

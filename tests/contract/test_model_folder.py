@@ -15,7 +15,9 @@ from safetensors.numpy import load_file, save
 
 from shortlist_server.errors import BadModel, NoClusters
 from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedModel, load_model
-from shortlist_server.model.store import ModelStore, State
+from shortlist_server.model.plan import Policy
+from shortlist_server.model.store import ModelStore
+from shortlist_server.model.versions import State
 from shortlist_server.queries import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
 from shortlist_trainer.models.base import Ranker
 from tests.contract.make_golden import GOLDEN
@@ -310,11 +312,11 @@ def test_a_bad_folder_is_read_again_only_when_it_has_changed(folder: Path, monke
     (folder / "items.faiss").write_bytes(b"bad")
     reads: list[Path] = []
 
-    def counted(path: Path, device: str) -> LoadedModel:
+    def counted(path: Path, *others: Any) -> LoadedModel:
         reads.append(path)
-        return load_model(path, device)
+        return load_model(path, *others)
 
-    monkeypatch.setattr("shortlist_server.model.store.load_model", counted)
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", counted)
     store = ModelStore(folder.parent, "cpu")
     for _ in range(3):
         assert not store.refresh()
@@ -327,12 +329,12 @@ def test_a_folder_that_fails_in_an_unforeseen_way_does_not_keep_others_from_serv
     shutil.copytree(folder, folder.parent / "2")
     change_manifest(folder.parent / "2", version="2")
 
-    def fails_for_2(path: Path, device: str) -> LoadedModel:
+    def fails_for_2(path: Path, *others: Any) -> LoadedModel:
         if path.name == "2":
             raise MemoryError("no room")
-        return load_model(path, device)
+        return load_model(path, *others)
 
-    monkeypatch.setattr("shortlist_server.model.store.load_model", fails_for_2)
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", fails_for_2)
     store = ModelStore(folder.parent, "cpu")
     assert store.refresh()
     assert store.default().version == 1
@@ -357,7 +359,7 @@ def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(fo
     (models_dir / "not-a-version").mkdir()
     (models_dir / "007").mkdir()
     (models_dir / ("9" * 30)).mkdir()
-    store = ModelStore(models_dir, "cpu", keep=0)
+    store = ModelStore(models_dir, "cpu", Policy(keep=0))
     assert store.refresh()
     assert store.default().version == 2
     versions = {version.number: (version.state, version.reason) for version in store.versions()}

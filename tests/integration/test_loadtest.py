@@ -29,6 +29,7 @@ from tests.running import SHORTLIST, serving
 
 SERVICE = "shortlist.v1.RecommenderService"
 RECOMMEND = f"/{SERVICE}/Recommend"
+_LISTENS = "0A"
 
 
 @pytest.fixture(scope="module")
@@ -152,6 +153,42 @@ def test_what_a_late_generator_sends_late_counts_from_when_it_was_due(server: st
     assert tally.lags.maximum == pytest.approx(0.5, abs=0.1)
     assert tally.latencies().percentile(100) > 0.45
     assert tally.latencies().percentile(50) > 0.15
+
+
+def connections_to(port: int) -> set[str]:
+    """The far ends of connections that a port of this machine has, or has had within the last minute."""
+    tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    lines = [line.split() for table in tables for line in table]
+    return {line[2] for line in lines if int(line[1].split(":")[1], 16) == port and line[3] != _LISTENS}
+
+
+@pytest.mark.parametrize(("connections", "processes", "opened"), [(("--connections", "7"), "3", 7), ((), "3", 4)])
+def test_as_many_connections_are_opened_as_were_asked_for(
+    load: Load, small_models: Path, connections: tuple[str, ...], processes: str, opened: int
+) -> None:
+    with serving(small_models) as app:
+        seen: set[str] = set()
+        over = threading.Event()
+
+        def look() -> None:
+            while not over.wait(0.01):
+                seen.update(connections_to(app.port))
+
+        looking = threading.Thread(target=look)
+        looking.start()
+        status, figures = load(app.address, *connections, "--processes", processes, "--duration", "0.3")
+        over.set()
+        looking.join()
+    assert status == 0
+    assert figures["options"]["connections"] == str(opened)
+    assert len(seen) == opened
+
+
+def test_fewer_connections_than_processes_are_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["loadtest", "--server", "127.0.0.1:1", "--connections", "2", "--processes", "3"]) == 2
+    assert capsys.readouterr().err == (
+        "shortlist: --connections 2 is fewer than --processes 3: each process needs one of its own\n"
+    )
 
 
 def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]) -> None:

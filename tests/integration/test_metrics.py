@@ -3,10 +3,12 @@
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import grpc
@@ -19,7 +21,11 @@ from shortlist_server.access.config import AccessConfig
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
 from shortlist_server.telemetry.config import TelemetryConfig
+from shortlist_server.telemetry.endpoint import workers_endpoint
+from shortlist_server.telemetry.observer import Load
+from shortlist_server.telemetry.recorder import Telemetry
 from tests.callers import CODE, TokensFile, code
+from tests.integration.test_versions import publish_one
 from tests.integration.test_workers import workers_of
 from tests.running import HeldSearch, server_process, serving, shortlist
 from tests.scraping import Scrape, scrape_until
@@ -251,3 +257,57 @@ def test_metrics_are_off_unless_asked_for_and_a_port_in_use_is_told(small_models
 def test_telemetry_out_of_its_range_says_so(make: Callable[[], TelemetryConfig], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         make()
+
+
+def test_the_gauges_of_a_version_end_with_it(tmp_path: Path) -> None:
+    publish_one(tmp_path, seed=1)
+    with serving(tmp_path, keep=0, look_seconds=0.02, telemetry=SCRAPED) as app:
+        for version in ("2", "3"):
+            publish_one(tmp_path, seed=int(version))
+            scrape = scrape_until(
+                url_of(app),
+                lambda scrape, version=version: (  # type: ignore[misc]
+                    scrape.value("shortlist_model_default", version=version) == 1
+                    and scrape.value("shortlist_model_loaded") == 1
+                ),
+            )
+        for gauge in ("model_loaded", "model_default", "user_table_bytes"):
+            assert scrape.series(f"shortlist_{gauge}") == 1
+            assert scrape.value(f"shortlist_{gauge}", version="3") > 0
+
+
+def test_the_gauges_of_a_version_that_no_worker_has_any_more_end() -> None:
+    worker = """
+from shortlist_server.telemetry.metrics import Metrics
+metrics = Metrics([])
+metrics.ready.set(0)
+for version in ("1", "2"):
+    metrics.model_loaded[version, "made"].set(1)
+metrics.model_loaded.forget(version="1")
+"""
+    with workers_endpoint("127.0.0.1", 0) as endpoint:
+        assert endpoint is not None
+        subprocess.run([sys.executable, "-W", "error", "-c", worker], env=endpoint.environment, check=True)
+        scrape = Scrape(endpoint.url)
+    assert scrape.series("shortlist_model_loaded") == scrape.value("shortlist_model_loaded", version="2") == 1
+    assert scrape.series("shortlist_ready") == 1  # at 0, which is worth an alert
+
+
+def test_the_load_is_looked_at_again_after_a_look_that_failed(caplog: pytest.LogCaptureFixture) -> None:
+    looks: Iterator[Exception | Load] = iter([ZeroDivisionError("once"), Load(queue_depth=7)])
+
+    def load() -> Load:
+        look = next(looks, Load())
+        if isinstance(look, Exception):
+            raise look
+        return look
+
+    telemetry = Telemetry(SCRAPED, [])
+    telemetry.listen()
+    telemetry.start(load)
+    try:
+        assert telemetry.metrics_url is not None
+        scrape_until(telemetry.metrics_url, lambda scrape: scrape.value("shortlist_queue_depth") == 7)
+    finally:
+        telemetry.stop()
+    assert "the load could not be looked at" in caplog.text

@@ -87,9 +87,9 @@ HOSTILE = [
         RecommendRequest(history=History(items=[HistoryItem(item_id="i1", weight=1), HistoryItem(item_id="i2")])),
         "history.items[1].weight",
     ),
-    (
-        RecommendRequest(history=History(items=[HistoryItem(item_id="i1", weight=float("inf"))])),
-        "history.items[0].weight",
+    *(
+        (RecommendRequest(history=History(items=[HistoryItem(item_id="i1", weight=weight)])), "history.items[0].weight")
+        for weight in (float("inf"), float("nan"), 1_000_001, -1e30)
     ),
     (RecommendRequest(history=History(items=[HistoryItem(item_id="i1")]), rerank=True), "rerank"),
     (RecommendRequest(user_id="u0", offset=491, rerank=True), "rerank"),

@@ -1,6 +1,10 @@
 """A server process that is told to stop."""
 
+import contextlib
+import json
+import shutil
 import signal
+import subprocess
 import threading
 import time
 from pathlib import Path
@@ -10,7 +14,8 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shortlist_client import Client, Recommendations
-from tests.running import HeldSearch, server_process, serving
+from tests.reliability.processes import alive, children
+from tests.running import SHORTLIST, HeldSearch, server_process, serving
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
@@ -106,3 +111,47 @@ def test_a_call_that_takes_longer_than_the_grace_time_is_cut_off(
         assert failed
         slow_search.let_go()
         stop.join(20)
+
+
+def slow_to_read(models_dir: Path, small_models: Path) -> Path:
+    """A version with a file whose checksum takes a minute, and hardly any disk; returns the file."""
+    folder = Path(shutil.copytree(small_models, models_dir)) / "1"
+    file = folder / "zeros"
+    with file.open("wb") as zeros:
+        zeros.truncate(60 << 30)
+    manifest = json.loads((folder / "manifest.json").read_text())
+    del manifest["manifest_sha256"]
+    manifest["files"].insert(0, {"name": "zeros", "size_bytes": str(60 << 30), "sha256": "0" * 64})
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    return file
+
+
+def reads(pid: int, file: Path) -> bool:
+    """Whether a process has a file open."""
+    with contextlib.suppress(FileNotFoundError):
+        return any(link.resolve() == file for link in Path(f"/proc/{pid}/fd").iterdir())
+    return False
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_server_that_is_still_reading_its_first_version_stops_within_seconds(
+    small_models: Path, tmp_path: Path, workers: int
+) -> None:
+    file = slow_to_read(tmp_path / "models", small_models)
+    command = [*SHORTLIST, "serve", "--models-dir", str(tmp_path / "models"), "--port", "0", "--workers", str(workers)]
+    with subprocess.Popen([*command, "--drain-seconds", "30"], stdout=subprocess.PIPE, text=True) as process:
+        try:
+            deadline = time.monotonic() + 60
+            while not any(reads(pid, file) for pid in (process.pid, *children(process.pid))):
+                assert time.monotonic() < deadline
+                assert process.poll() is None
+                time.sleep(0.05)
+            family = children(process.pid)
+            assert len(family) == (workers if workers > 1 else 0)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(10) == 0
+            assert process.stdout is not None
+            assert process.stdout.read() == ""
+            assert not any(map(alive, family))
+        finally:
+            process.kill()

@@ -9,16 +9,21 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from shortlist_client import Client, FailedPrecondition, InvalidArgument, ModelNotFound, ModelState
 from shortlist_server.app import ServerApp
 from shortlist_server.errors import unreadable
+from shortlist_server.model import shelf
 from shortlist_server.model.folder import LoadedModel, load_model
+from shortlist_server.service import shadow as shadow_module
+from shortlist_server.service.shadow import Shadow
+from shortlist_server.telemetry.config import TelemetryConfig
 from tests.running import HeldSearch, serving, shortlist
+from tests.scraping import Scrape, scrape_until
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
 ITEMS = 120
@@ -124,6 +129,31 @@ def test_a_bad_version_is_refused_with_its_reason_and_tried_again_only_when_it_c
         wait_until(lambda: answering(client) == 2)
 
 
+def test_a_models_folder_that_is_gone_or_no_folder_is_told_once_and_what_answers_goes_on(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    def told(reason: str) -> int:
+        lines = [line.getMessage() for line in caplog.records]
+        return sum("cannot be listed" in line and reason in line for line in lines)
+
+    away = models_dir.with_name("away")
+    with served(models_dir) as (_, client):
+        client.set_label("stable", 1)
+        for seed, (reason, spoil) in enumerate({"No such file": False, "Not a directory": True}.items()):
+            models_dir.rename(away)
+            if spoil:
+                models_dir.touch()  # by when a look may have found no folder
+            wait_until(lambda reason=reason: told(reason) == 1)  # type: ignore[misc]
+            time.sleep(0.2)  # ten looks
+            assert told(reason) == 1
+            assert client.recommend("u0", model_label="stable").model_version == 1
+            models_dir.unlink(missing_ok=True)
+            away.rename(models_dir)
+            number = publish_one(models_dir, seed=seed)
+            wait_until(lambda number=number: answering(client) == number)  # type: ignore[misc]
+        assert client.recommend("u0", model_label="stable").model_version == 1
+
+
 def test_the_only_good_version_goes_on_answering_when_its_folder_is_taken_away_or_spoilt(models_dir: Path) -> None:
     with served(models_dir) as (_, client):
         (models_dir / "1" / "manifest.json").write_text("{}")
@@ -208,11 +238,11 @@ def test_the_version_that_bears_the_default_label_is_loaded_first_and_no_other_t
     (models_dir / "store.json").write_text('{"labels": {"stable": 2}}')
     loaded: list[str] = []
 
-    def told(path: Path, device: torch.device) -> LoadedModel:
+    def told(path: Path, *others: Any) -> LoadedModel:
         loaded.append(path.name)
-        return load_model(path, device)
+        return load_model(path, *others)
 
-    monkeypatch.setattr("shortlist_server.model.store.load_model", told)
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", told)
     with served(models_dir, default_label="stable") as (_, client):
         assert loaded[0] == "2"
         assert answering(client) == 2
@@ -223,6 +253,114 @@ def test_the_version_that_bears_the_default_label_is_loaded_first_and_no_other_t
         assert answering(client) == 2  # and not the newest, for which nobody has vouched
         shutil.rmtree(models_dir / "2")
         wait_until(lambda: answering(client) == 3)
+
+
+@contextmanager
+def held_reading(monkeypatch: pytest.MonkeyPatch, version: int) -> Iterator[threading.Event]:
+    """Reading this version begins, as the event tells, and ends only after the block."""
+    begun, go = threading.Event(), threading.Event()
+    load: Callable[..., LoadedModel] = vars(shelf)["load_model"]
+
+    def held(path: Path, *others: Any) -> LoadedModel:
+        if path.name == str(version):
+            begun.set()
+            assert go.wait(20)
+        return load(path, *others)
+
+    monkeypatch.setattr(shelf, "load_model", held)
+    try:
+        yield begun
+    finally:
+        go.set()
+
+
+def test_labels_move_and_versions_are_taken_back_at_once_while_another_is_being_read(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir, keep=2, default_label="stable") as (_, client):
+        client.set_label("stable", 1)
+        client.load_model(2)
+        with held_reading(monkeypatch, 3) as begun:
+            publish_one(models_dir, seed=3)
+            assert begun.wait(10)
+            wait_until(lambda: states(client)[3] is ModelState.LOADING)
+            began = time.monotonic()
+            client.set_label("stable", 2)
+            assert answering(client) == 2
+            client.set_label("canary", 1)
+            assert client.recommend("u0", model_label="canary").model_version == 1
+            client.set_label("canary", None)
+            assert client.load_model(1).state is ModelState.READY
+            assert client.unload_model(1).state is ModelState.AVAILABLE
+            (models_dir / "store.json").write_text('{"labels": {"stable": 2, "next": 2}}')  # another server's doing
+            wait_until(lambda: "next" in client.get_model(model_version=2).model.labels, seconds=5)
+            assert time.monotonic() - began < 5
+            assert states(client)[3] is ModelState.LOADING
+        wait_until(lambda: states(client)[3] is ModelState.READY)
+
+
+def test_going_back_by_hand_does_not_wait_for_the_next_version(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir, keep=1) as (_, client):
+        wait_until(lambda: set(states(client).values()) == {ModelState.READY})
+        with held_reading(monkeypatch, 3) as begun:
+            publish_one(models_dir, seed=3)
+            assert begun.wait(10)
+            assert client.unload_model(2).state is ModelState.AVAILABLE
+            assert answering(client) == 1
+        wait_until(lambda: answering(client) == 3)
+
+
+def test_no_version_is_read_twice_however_many_ask_for_it(models_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    reads: list[str] = []
+
+    def slow(path: Path, *others: Any) -> LoadedModel:
+        reads.append(path.name)
+        time.sleep(0.3)
+        return load_model(path, *others)
+
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", slow)
+    with served(models_dir) as (_, client):
+        publish_one(models_dir, seed=2)
+        asking = [threading.Thread(target=client.load_model, args=(2,)) for _ in range(4)]
+        for thread in asking:
+            thread.start()
+        for thread in asking:
+            thread.join(20)
+        wait_until(lambda: answering(client) == 2)
+        time.sleep(0.2)
+    assert sorted(reads) == ["1", "2"]
+
+
+def test_a_label_that_moves_to_a_version_yet_to_be_read_stays_where_it_was_until_then(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_one(models_dir, seed=2)
+    publish_one(models_dir, seed=3)
+    with served(models_dir, keep=0) as (_, client):
+        client.set_label("stable", 2)
+        with held_reading(monkeypatch, 1) as begun:
+            (models_dir / "store.json").write_text('{"labels": {"stable": 1}}')  # by another worker
+            assert begun.wait(10)
+            assert client.recommend("u0", model_label="stable").model_version == 2
+        wait_until(lambda: client.recommend("u0", model_label="stable").model_version == 1)
+
+
+def test_a_newer_version_that_is_always_on_its_way_keeps_nobody_from_one_that_is_ready(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with served(models_dir) as (_, client), held_reading(monkeypatch, 3) as third:
+        with held_reading(monkeypatch, 2) as second:
+            publish_one(models_dir, seed=2)
+            assert second.wait(10)
+            publish_one(models_dir, seed=3)
+            assert answering(client) == 1
+        wait_until(lambda: answering(client) == 2)
+        assert third.wait(10)
+        assert answering(client) == 2
 
 
 def test_damaged_choices_are_not_overwritten(models_dir: Path) -> None:
@@ -237,17 +375,17 @@ def test_damaged_choices_are_not_overwritten(models_dir: Path) -> None:
 def test_a_version_whose_files_could_not_be_read_for_a_while_is_tried_again(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("shortlist_server.model.store._RETRY_SECONDS", 0.2)
+    monkeypatch.setattr("shortlist_server.model.shelf._RETRY_SECONDS", 0.2)
     tries: list[int] = []
 
-    def out_of_files_at_first(path: Path, device: torch.device) -> LoadedModel:
+    def out_of_files_at_first(path: Path, *others: Any) -> LoadedModel:
         if path.name == "2":
             tries.append(1)
             if len(tries) == 1:
                 raise unreadable("items.faiss", OSError(errno.EMFILE, "Too many open files"))
-        return load_model(path, device)
+        return load_model(path, *others)
 
-    monkeypatch.setattr("shortlist_server.model.store.load_model", out_of_files_at_first)
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", out_of_files_at_first)
     with served(models_dir) as (_, client):
         publish_one(models_dir, seed=2)
         wait_until(lambda: answering(client) == 2)
@@ -315,8 +453,10 @@ def test_a_shadow_is_asked_the_same_and_compared(models_dir: Path) -> None:
     manifest = models_dir / "2" / "manifest.json"
     manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "2"'))
     publish_one(models_dir, seed=3)
-    with served(models_dir, keep=2, default_label="stable", shadow="next") as (_, client):
+    telemetry = TelemetryConfig(metrics_port=0)
+    with served(models_dir, keep=2, default_label="stable", shadow="next", telemetry=telemetry) as (app, client):
         client.set_label("stable", 1)
+        before = {"answer": 0.0, "shadow": 0.0}
         for version, lowest, highest in ((2, 1.0, 1.0), (3, 0.0, 0.6)):
             client.set_label("next", version)
             for user in USERS:
@@ -332,8 +472,42 @@ def test_a_shadow_is_asked_the_same_and_compared(models_dir: Path) -> None:
             assert lowest <= shadow.mean_overlap <= highest
             assert shadow.mean_answer_micros > 0
             assert shadow.mean_shadow_micros > 0
+            assert app.metrics_url is not None
+            scrape = Scrape(app.metrics_url)
+            overlaps = {
+                part: scrape.value(f"shortlist_shadow_overlap_{part}", version=str(version))
+                for part in ("count", "sum")
+            }
+            assert overlaps["count"] == len(USERS)
+            assert overlaps["sum"] / len(USERS) == pytest.approx(shadow.mean_overlap)
+            below = scrape.value("shortlist_shadow_overlap_bucket", version=str(version), le="0.99")
+            assert below == 0 if version == 2 else below > 0
+            took = {
+                source: scrape.value("shortlist_shadow_duration_seconds_sum", source=source) - before[source]
+                for source in before
+            }
+            before = {source: before[source] + took[source] for source in before}
+            assert took["answer"] / len(USERS) * 1e6 == pytest.approx(shadow.mean_answer_micros, rel=0.01, abs=1)
+            assert took["shadow"] / len(USERS) * 1e6 == pytest.approx(shadow.mean_shadow_micros, rel=0.01, abs=1)
+            assert scrape.value("shortlist_shadow_skipped_total") == 0
         printed = shortlist("models", "list", "--server", client_target(client)).stdout
         assert "shadow next, version 3: 40 compared" in printed
+
+
+def test_a_shadow_that_has_no_time_leaves_requests_out_and_says_how_many(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held = HeldSearch()
+    monkeypatch.setattr(Shadow, "_compare", held.around(Shadow._compare))
+    monkeypatch.setattr(shadow_module, "_BATCHES_WAITING", 1)
+    with served(models_dir, shadow="next", telemetry=TelemetryConfig(metrics_port=0)) as (app, client):
+        answering(client, "u0")
+        assert held.begun.wait(10)
+        for _ in range(3):  # the first of them waits
+            answering(client, "u0")
+        assert app.metrics_url is not None
+        scrape_until(app.metrics_url, lambda scrape: scrape.value("shortlist_shadow_skipped_total") == 2)
+        held.let_go()
 
 
 def client_target(client: Client) -> str:

@@ -14,6 +14,7 @@ from shortlist_server.exact import best_rows
 from shortlist_server.faiss_index import FaissIndex
 from shortlist_server.item_attributes import AllowedItems
 from shortlist_server.item_index import ItemIndex
+from shortlist_trainer.export.index_candidates import CANDIDATES, IndexBuilder
 from tests.searching import Search, found_by
 
 ITEMS, SIZE = 300, 6
@@ -192,15 +193,19 @@ def share_found(index: ItemIndex, vectors: npt.NDArray[np.float32], searches: li
     return float(np.mean(shares))
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "length", "length-pq"])
 def test_what_lies_deep_is_found_as_well_as_what_lies_on_top(kind: str, rng: np.random.Generator) -> None:
     items, size = 20_000, 16
     vectors = (rng.standard_normal((items, size)) * rng.lognormal(0, 0.3, (items, 1))).astype(np.float32)
     queries = rng.standard_normal((60, size)).astype(np.float32)
-    factory, parameters = {"ivf": ("IVF200,Flat", {"nprobe": 75.0}), "hnsw": ("HNSW24", {"efSearch": 40.0})}[kind]
-    built = faiss.index_factory(size, factory, faiss.METRIC_INNER_PRODUCT)
-    built.train(vectors)
-    built.add(vectors)
+    if kind.startswith("length"):
+        built = IndexBuilder(vectors, 0).build(next(one for one in CANDIDATES if one.kind == kind))
+        parameters = {"longest_lists": 6.0} | ({"k_factor": 6.0} if kind == "length-pq" else {})
+    else:
+        factory, parameters = {"ivf": ("IVF200,Flat", {"nprobe": 75.0}), "hnsw": ("HNSW24", {"efSearch": 40.0})}[kind]
+        built = faiss.index_factory(size, factory, faiss.METRIC_INNER_PRODUCT)
+        built.train(vectors)
+        built.add(vectors)
     index = ItemIndex(FaissIndex(built, kind, "none", parameters), vectors)
     on_top = share_found(index, vectors, [Search(query, 10) for query in queries])
     assert 0.93 < on_top < 1

@@ -154,16 +154,26 @@ def _headers(path: str) -> bytes:
 _HELLO = _PREFACE + _frame(_SETTINGS, 0, 0)
 
 
+def opened() -> bytes:
+    """What opens a connection."""
+    return _HELLO
+
+
 def opened_without_window() -> bytes:
     """What opens a connection whose caller lets no answer through."""
     return _PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
+
+
+def begun(stream: int) -> bytes:
+    """A Recommend call on a stream of an open connection, of which no message has come yet."""
+    return _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend"))
 
 
 def asked(stream: int) -> bytes:
     """A good Recommend call on a stream of an open connection."""
     content = b"\x0a\x02u0"  # user_id: u0
     body = b"\x00" + struct.pack(">I", len(content)) + content
-    return _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend")) + _frame(_DATA, _END_STREAM, stream, body)
+    return begun(stream) + _frame(_DATA, _END_STREAM, stream, body)
 
 
 def _garbage(rng: np.random.Generator) -> Sequence[bytes]:

@@ -8,7 +8,7 @@ import contextlib
 import os
 import shutil
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from itertools import cycle, islice
 from pathlib import Path
@@ -66,7 +66,7 @@ def _ask(model: LoadedModel) -> Iterator[Callable[[], object]]:
     users, items = recommender.user_ids.ids(range(USERS)), recommender.item_ids.ids(range(ITEMS))
     some = [item for item in items[:20] if item] or ["i1"]
 
-    def check(answers: Sequence[Ranking | QueryError]) -> None:
+    def check(answers: Iterable[Ranking | QueryError]) -> None:
         for answer in answers:
             if isinstance(answer, QueryError):
                 continue

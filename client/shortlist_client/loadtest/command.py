@@ -25,6 +25,8 @@ _DURATION_SECONDS = 10.0
 _TRIAL_SECONDS = 5.0
 _FIRST_RATE = 200.0
 _IN_FLIGHT = 64  # of a closed loop
+_CONNECTIONS = 4
+_WRONG_USAGE = 2
 _STOPPED = 130
 
 
@@ -59,7 +61,10 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--timeout", type=_positive, default=2.0, metavar="SECONDS", help="deadline of a call (default: 2)"
     )
     more.add_argument("--processes", type=_count, default=1, metavar="N", help="that generate load (default: 1)")
-    more.add_argument("--connections", type=_count, default=4, metavar="N", help="of all processes (default: 4)")
+    more.add_argument(
+        "--connections", type=_count, metavar="N",
+        help="of all processes, and as many again for streams (default: 4, and one for each process)",
+    )  # fmt: skip
     more.add_argument(
         "--max-in-flight", type=_count, default=10_000, metavar="N",
         help="an open loop's calls that may wait; what is due beyond them counts as failed (default: 10000)",
@@ -106,11 +111,19 @@ def add_options(parser: argparse.ArgumentParser) -> None:
 def run_loadtest(options: argparse.Namespace, target: Target) -> int:
     """Runs the command: 0 when the objectives were met, 1 when not or when it could not be done, 130 after Ctrl-C.
 
+    Options that do not go together give 2.
+
     Args:
         options: those of ``add_options``.
         target: the server.
     """
     started = time.time()
+    if options.connections is not None and options.connections < _processes(options):
+        sys.stderr.write(
+            f"shortlist: --connections {options.connections} is fewer than --processes {_processes(options)}: "
+            "each process needs one of its own\n"
+        )
+        return _WRONG_USAGE
     saturation = None
     outcome: Outcome | None
     try:
@@ -144,6 +157,10 @@ def _processes(options: argparse.Namespace) -> int:
     return min(options.processes, options.concurrency or _IN_FLIGHT) if _is_closed(options) else int(options.processes)
 
 
+def _connections(options: argparse.Namespace) -> int:
+    return int(options.connections or max(_CONNECTIONS, _processes(options)))
+
+
 def _is_closed(options: argparse.Namespace) -> bool:
     return not (options.rate or options.profile or options.find_saturation)
 
@@ -159,7 +176,7 @@ def _setup(options: argparse.Namespace, target: Target) -> Setup:
         target=target,
         workload=Workload(options.mix, users, items, options.k, options.batch_size, options.zipf),
         place=(0, 1),
-        connections=options.connections,
+        connections=_connections(options),
         timeout_seconds=options.timeout,
         most_in_flight=options.max_in_flight,
         check_share=options.check,
@@ -222,7 +239,7 @@ def _shown(options: argparse.Namespace) -> dict[str, str]:
         "arrivals": "" if _is_closed(options) else options.arrivals,
         "in flight": str(options.concurrency or _IN_FLIGHT) if _is_closed(options) else "",
         "timeout": f"{options.timeout:g} s",
-        "connections": str(options.connections),
+        "connections": str(_connections(options)),
         "seed": str(options.seed),
     }
     return {name: value for name, value in shown.items() if value}

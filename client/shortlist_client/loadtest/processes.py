@@ -22,6 +22,7 @@ _PATIENCE_SECONDS = 30.0
 _MOST_INTERVALS = 100
 _SHORTEST_INTERVAL = 0.25
 _BUSY = 0.85
+_BUSY_IN_A_LOOP = 0.7  # where the next call waits for an answer, and so for whoever reads it
 _LATE_SECONDS = 0.001  # earlier, nobody cares
 _LATE_SHARE = 0.25  # of the 99th percentile of latency
 _WAKE_SHARE = 0.05  # of the mean latency
@@ -92,7 +93,7 @@ class Outcome:
     def bottleneck(self) -> str:
         """Why the generator, not the server, limited what was measured; empty if it did not."""
         lags, latencies = self.tally.lags, self.tally.latencies()
-        if self.busy > _BUSY:
+        if self.busy > (_BUSY if self.load.segments else _BUSY_IN_A_LOOP):
             return f"a generator process was busy, or waited for a core, for {self.busy:.0%} of the time"
         if not self.load.segments:
             # What answers wait in the generator is part of the time from one call to the next, and so of the rate.
@@ -121,8 +122,7 @@ class Generators:
         run = Run(load.segments, 0, load.poisson, load.warmup_seconds, load.seconds, step, start)
         count = len(self._pipes)
         for place, pipe in enumerate(self._pipes):
-            share = load.in_flight // count + (place < load.in_flight % count)
-            pipe.send(replace(run, in_flight=share))
+            pipe.send(replace(run, in_flight=_part(load.in_flight, place, count)))
         progress.begin(start, load)
         patience = start + load.seconds + self._setups[0].timeout_seconds + _PATIENCE_SECONDS
         interrupted = False
@@ -200,7 +200,8 @@ def generators(setup: Setup, count: int) -> Iterator[Generators]:
     """Starts so many processes that share the load, and ends them.
 
     Args:
-        setup: of them all; ``most_in_flight`` and ``connections`` are of all together and are divided.
+        setup: of them all; ``most_in_flight`` and ``connections`` are of all together and are divided. There are no
+            fewer connections than processes.
         count: how many.
 
     Raises:
@@ -211,8 +212,8 @@ def generators(setup: Setup, count: int) -> Iterator[Generators]:
         replace(
             setup,
             place=(place, count),
-            connections=max(1, setup.connections // count),
-            most_in_flight=max(1, setup.most_in_flight // count),
+            connections=_part(setup.connections, place, count),
+            most_in_flight=max(1, _part(setup.most_in_flight, place, count)),
         )
         for place in range(count)
     ]
@@ -238,6 +239,11 @@ def generators(setup: Setup, count: int) -> Iterator[Generators]:
             process.kill()
             process.join()
             process.close()
+
+
+def _part(whole: int, place: int, count: int) -> int:
+    """The part of one of so many processes: all parts together are the whole."""
+    return whole // count + (place < whole % count)
 
 
 def _wait_until_ready(pipe: Any) -> None:

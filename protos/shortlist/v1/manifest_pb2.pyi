@@ -302,8 +302,8 @@ class IndexInfo(google.protobuf.message.Message):
     LEFT_OUT_FIELD_NUMBER: builtins.int
     SCAN_COST_FIELD_NUMBER: builtins.int
     kind: builtins.str
-    """"flat" is exact; "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" and "hnsw-sq8" are
-    approximate. docs/model-format.md describes them.
+    """"flat" is exact; "length", "length-pq", "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" and
+    "hnsw-sq8" are approximate. docs/model-format.md describes them.
     """
     transform: builtins.str
     """What was done to the vectors before they went into the index: "none", or "l2-augmented", which makes inner

@@ -251,8 +251,8 @@ class HistoryItem(google.protobuf.message.Message):
     item_id: builtins.str
     """Limit: 1 to 512 bytes."""
     weight: builtins.float
-    """The strength of the interaction; for a rating model the rating. A finite number; set the weight of every item or
-    of none. Default: the model's usual interaction.
+    """The strength of the interaction; for a rating model the rating. Set the weight of every item or of none.
+    Limit: -1,000,000 to 1,000,000. Default: the model's usual interaction.
     """
     def __init__(
         self,

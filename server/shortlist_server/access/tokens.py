@@ -11,11 +11,14 @@ one of 2^256 at random, which no speed of hashing makes guessable, so that one r
 anything and costs a microsecond a call.
 """
 
+import fcntl
 import hashlib
 import hmac
+import os
 import re
 import secrets
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -159,22 +162,36 @@ def new_token(name: str, scopes: Collection[str], rate: float | None = None) -> 
 def append_token(path: Path, token: Token) -> None:
     """Adds a token to a tokens file, which is made if need be, for its owner's eyes alone.
 
+    Of several that are added at once none is lost.
+
     Raises:
         OSError: it cannot be written.
         ValueError: it is malformed, or has such a name already.
     """
-    before = path.read_text() if path.exists() else ""
-    separator = "" if not before or before.endswith("\n") else "\n"
-    candidate = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-    candidate.touch(mode=0o600)
-    try:
-        candidate.write_text(f"{before}{separator}{token.line()}\n")
-        if path.exists():
-            candidate.chmod(path.stat().st_mode & 0o777)
+    with _alone_in(path.parent):
+        before = path.read_text() if path.exists() else ""
+        separator = "" if not before or before.endswith("\n") else "\n"
+        candidate = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
+        candidate.touch(mode=0o600)
         try:
-            read_tokens(candidate)
-        except ValueError as error:
-            raise ValueError(str(error).replace(str(candidate), str(path))) from error
-        candidate.replace(path)  # at once: a server never reads half of it
+            candidate.write_text(f"{before}{separator}{token.line()}\n")
+            if path.exists():
+                candidate.chmod(path.stat().st_mode & 0o777)
+            try:
+                read_tokens(candidate)
+            except ValueError as error:
+                raise ValueError(str(error).replace(str(candidate), str(path))) from error
+            candidate.replace(path)  # at once: a server never reads half of it
+        finally:
+            candidate.unlink(missing_ok=True)
+
+
+@contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """Waits until nobody else adds a token in a folder. The file itself is no lock, since another takes its place."""
+    opened = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(opened, fcntl.LOCK_EX)
+        yield
     finally:
-        candidate.unlink(missing_ok=True)
+        os.close(opened)

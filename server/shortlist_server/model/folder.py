@@ -3,7 +3,7 @@
 import hashlib
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from google.protobuf import json_format
 
 from shortlist.v1 import manifest_pb2
 from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
+from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, unreadable
 from shortlist_server.faiss_index import USUAL_K, read_faiss_index
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
@@ -49,6 +50,8 @@ RANKER = "ranker.safetensors"
 REQUIRED = (
     USER_EMBEDDINGS, ITEM_EMBEDDINGS, USER_IDS, ITEM_IDS, SEEN, ITEM_ATTRIBUTES, ITEM_INDEX, NEIGHBOUR_INDEX
 )  # fmt: skip
+
+_BLOCK_BYTES = 1 << 20
 
 INTERACTION_COUNT = "interaction_count"
 """The attribute that every model has: how many users interacted with the item."""
@@ -113,18 +116,23 @@ def _newer_format(folder: Path) -> str | None:
     return f"{MANIFEST}: format {manifest.format_version}, but this server reads format {FORMAT_VERSION} only"
 
 
-def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
+def load_model(
+    folder: Path, device: DeviceTables | torch.device | str, keep_going: Callable[[], None] = lambda: None
+) -> LoadedModel:
     """Verifies every checksum of a folder and makes it answer.
 
     Args:
         folder: MODELS_DIR/<version>.
-        device: where the user table shall live.
+        device: where the user table and those of the ranker shall live.
+        keep_going: is called many times meanwhile, and may raise to end it.
 
     Raises:
         BadModel: a file is missing, changed, or does not fit the others; the text names it.
+        torch.OutOfMemoryError: a GPU has no room for the tables.
     """
+    tables = tables_on(device)
     manifest = read_manifest(folder)
-    _verify_files(folder, manifest)
+    _verify_files(folder, manifest, keep_going)
     users = _embeddings(folder / USER_EMBEDDINGS, manifest.user_count, manifest, (np.float32, np.float16))
     items = _embeddings(folder / ITEM_EMBEDDINGS, manifest.item_count, manifest, (np.float32,))
     attributes = _attributes(folder / ITEM_ATTRIBUTES, manifest.item_count)
@@ -134,7 +142,7 @@ def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
     recommender = Recommender(
         user_ids=_id_table(folder / USER_IDS, manifest.user_count),
         item_ids=_id_table(folder / ITEM_IDS, manifest.item_count),
-        users=UserEmbeddings(users["embeddings"], users.get("bias"), device),
+        users=_users(users, manifest, tables),
         items=_item_index(folder / ITEM_INDEX, manifest.item_index, items["embeddings"]),
         neighbours=_item_index(
             folder / NEIGHBOUR_INDEX,
@@ -148,13 +156,13 @@ def load_model(folder: Path, device: torch.device | str) -> LoadedModel:
         popularity=popularity,
         score_constant=manifest.score_constant,
         clusters=_clusters(folder / CLUSTERS, manifest, popularity) if manifest.HasField("clusters") else None,
-        ranker=_ranker(folder / RANKER, manifest, device) if manifest.HasField("ranker") else None,
+        ranker=_ranker(folder / RANKER, manifest, tables) if manifest.HasField("ranker") else None,
         fold_in=_fold_in(manifest, items["embeddings"], users),
     )
     return LoadedModel(manifest.version, manifest, recommender)
 
 
-def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
+def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest, keep_going: Callable[[], None]) -> None:
     listed = {entry.name for entry in manifest.files}
     clusters = (CLUSTERS,) if manifest.HasField("clusters") else ()
     ranker = (RANKER,) if manifest.HasField("ranker") else ()
@@ -170,7 +178,11 @@ def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest) -> None:
                 if size != entry.size_bytes:
                     raise BadModel(f"{entry.name} has {size:,} bytes, but {MANIFEST} says {entry.size_bytes:,}")
                 file.seek(0)
-                if hashlib.file_digest(file, "sha256").hexdigest() != entry.sha256:
+                digest = hashlib.sha256()
+                while block := file.read(_BLOCK_BYTES):
+                    digest.update(block)
+                    keep_going()
+                if digest.hexdigest() != entry.sha256:
                     raise BadModel(f"{entry.name} does not match its checksum in {MANIFEST}")
         except OSError as error:
             raise unreadable(entry.name, error) from error
@@ -205,6 +217,20 @@ def _embeddings(
         "bias" not in tensors or tensors["bias"].dtype == np.float32, path, "has biases of another type than float32"
     )
     return tensors
+
+
+def _users(
+    tensors: Mapping[str, npt.NDArray[Any]], manifest: manifest_pb2.ModelManifest, tables: DeviceTables
+) -> UserEmbeddings:
+    table = tensors["embeddings"]
+    fingerprint = _sha256(USER_EMBEDDINGS, manifest)
+    on_device = None if tables.in_place else tables.place(USER_EMBEDDINGS, fingerprint, table)
+    return UserEmbeddings(table, tensors.get("bias"), on_device)
+
+
+def _sha256(name: str, manifest: manifest_pb2.ModelManifest) -> str:
+    """Of a file that has been verified."""
+    return next(entry.sha256 for entry in manifest.files if entry.name == name)
 
 
 def _id_table(path: Path, rows: int) -> IdTable:
@@ -275,19 +301,19 @@ def _clusters(
     }
 
 
-def _ranker(path: Path, manifest: manifest_pb2.ModelManifest, device: torch.device | str) -> Ranker:
+def _ranker(path: Path, manifest: manifest_pb2.ModelManifest, tables: DeviceTables) -> Ranker:
     tensors = map_tensors(path)
     architecture = manifest.ranker.architecture
     _require(architecture in ("neumf", "mlp"), path, f"is a network {architecture!r}, which this server does not know")
     sides = (("user", manifest.user_count), ("item", manifest.item_count))
     parts = ("mlp", "gmf") if architecture == "neumf" else ("mlp",)
-    tables = {f"{part}.{side}_embeddings": rows for part in parts for side, rows in sides}
+    rows_of = {f"{part}.{side}_embeddings": rows for part in parts for side, rows in sides}
     layers = [f"mlp.layers.{layer}" for layer in range(layer_count(tensors))]
-    names = {"bias", "mlp.slope", *tables, *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))}
+    names = {"bias", "mlp.slope", *rows_of, *(f"{layer}.{part}" for layer in layers for part in ("weight", "bias"))}
     _require(len(layers) > 0 and names <= tensors.keys(), path, "lacks a tensor of the network")
     shapes: dict[str, tuple[int, ...]] = {"bias": (1,), "mlp.slope": (1,)}
     shapes |= {f"{side}_bias": (rows,) for side, rows in sides}
-    shapes |= {name: (rows, *(tensors[name].shape[1:2] or (0,))) for name, rows in tables.items()}
+    shapes |= {name: (rows, *(tensors[name].shape[1:2] or (0,))) for name, rows in rows_of.items()}
     if architecture == "neumf":
         shapes["gmf.item_embeddings"] = (manifest.item_count, shapes["gmf.user_embeddings"][1])
     inputs = sum(shapes[f"mlp.{side}_embeddings"][1] for side, _ in sides)
@@ -299,7 +325,9 @@ def _ranker(path: Path, manifest: manifest_pb2.ModelManifest, device: torch.devi
     for name, tensor in network.items():
         _require(tensor.shape == shapes[name], path, f"has {name} of shape {tensor.shape}, not {shapes[name]}")
         _require(tensor.dtype == np.float32, path, f"has {name} of another type than float32")
-    return Ranker(network, device)
+    if tables.in_place:
+        return Ranker(network)
+    return Ranker(network, lambda name, table: tables.place(f"{RANKER} {name}", _sha256(RANKER, manifest), table))
 
 
 def _fold_in(

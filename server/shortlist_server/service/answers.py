@@ -1,10 +1,11 @@
 """From request messages to response messages, many at a time, whichever way they came in."""
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Sequence
-from functools import cache, lru_cache, partial
-from itertools import accumulate, pairwise
-from typing import Any, TypeVar
+from functools import lru_cache
+from itertools import pairwise
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,8 +13,9 @@ from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import QueryError
 from shortlist_server.item_attributes import Value
 from shortlist_server.model.folder import LoadedModel
-from shortlist_server.model.store import ModelStore
-from shortlist_server.queries import Cluster, ClusterKind, Ranking, Recommendation, Shortfall, Source
+from shortlist_server.model.traffic import Split
+from shortlist_server.queries import BEST_UNSEEN, Cluster, ClusterKind, Ranking, Remarks, Shortfall, Source
+from shortlist_server.rankings import Rankings
 from shortlist_server.recommend import Recommender
 from shortlist_server.service import requests, wire
 from shortlist_server.telemetry.observer import Observer
@@ -22,10 +24,14 @@ Q = TypeVar("Q")
 Outcome = bytes | Exception
 """A written answer, or why there is none."""
 
+Entry = tuple[int, Q, Sequence[str]]
+"""A request's place among others, what it asks, and names of attributes to return."""
+
 Answer = Callable[[Sequence[Any], Sequence[float]], Sequence[Outcome]]
 """Request messages and when each came, by ``time.perf_counter``, to their outcomes, the i-th for the i-th."""
 
 _SOURCES = {
+    None: recommender_pb2.SOURCE_UNSPECIFIED,
     Source.PERSONALIZED: recommender_pb2.SOURCE_PERSONALIZED,
     Source.FOLDED_IN: recommender_pb2.SOURCE_FOLDED_IN,
     Source.POPULAR: recommender_pb2.SOURCE_POPULAR,
@@ -44,7 +50,19 @@ _CLUSTER_KINDS = {
     ClusterKind.ITEM: recommender_pb2.CLUSTER_KIND_ITEM,
 }
 
+_SCORED = Remarks()
+
 _ITEMS = recommender_pb2.RecommendResponse.ITEMS_FIELD_NUMBER  # and of SimilarItemsResponse
+
+
+class Models(Protocol):
+    """Says which model answers, as a ModelStore does."""
+
+    @property
+    def splits(self) -> Sequence[Split]: ...  # noqa: D102
+    def default(self) -> LoadedModel: ...  # noqa: D102
+    def for_user(self, user_id: str) -> LoadedModel: ...  # noqa: D102
+    def select(self, version: int | None = None, label: str | None = None) -> LoadedModel: ...  # noqa: D102
 
 
 class Answers:
@@ -55,7 +73,7 @@ class Answers:
         observer: is told of every batch.
     """
 
-    def __init__(self, store: ModelStore, observer: Observer) -> None:
+    def __init__(self, store: Models, observer: Observer) -> None:
         self._store = store
         self._observer = observer
 
@@ -91,7 +109,7 @@ class Answers:
                     else self.for_user(getattr(message, "user_id", ""))
                 )
                 scores = model.recommender.score(message.user_id, message.item_ids)
-                self._observer.batch_answered("score", model.version, [scores], began)
+                self._observer.batch_answered("score", model.version, [_SCORED], began)
                 response = recommender_pb2.ScoreResponse(scores=scores.tolist(), model_version=model.version)
                 answers.append(response.SerializeToString())
             except QueryError as error:
@@ -120,9 +138,9 @@ class Answers:
         messages: Sequence[Any],
         arrived: Sequence[float],
         read: Callable[[Any], requests.Asked[Q]],
-        method: Callable[[Recommender, Sequence[Q]], Sequence[Any]],
+        method: Callable[[Recommender, Sequence[Q]], Rankings],
         response: Any,
-        description: Callable[[Any], bytes],
+        description: Callable[[Remarks], bytes],
     ) -> list[bytes | QueryError]:
         """Asks each model once, for all requests that it is to answer.
 
@@ -135,37 +153,53 @@ class Answers:
             description: what is said of a ranking beside its items, the model and the time, written.
         """
         started = self._observer.batch_began(method.__name__, arrived)
+        answers, asked = self._by_model(messages, read)
+        for model, entries in asked:
+            places, queries, names = zip(*entries, strict=True)
+            rankings = method(model.recommender, queries)
+            items = _items(_ITEMS, model.recommender, rankings, names)
+            response.model_version = model.version
+            response.timing.computed_micros = int((time.perf_counter() - started) * 1e6)
+            ends = {}  # many come together
+            for came in {arrived[place] for place in places}:
+                response.timing.queued_micros = int((started - came) * 1e6)
+                ends[came] = response.SerializeToString()
+            usual = description(BEST_UNSEEN)
+            for place, its_items, remarks in zip(places, items, rankings.remarks, strict=True):
+                if remarks is BEST_UNSEEN:
+                    answers[place] = its_items + usual + ends[arrived[place]]
+                elif isinstance(remarks, Remarks):
+                    answers[place] = its_items + description(remarks) + ends[arrived[place]]
+                else:
+                    answers[place] = remarks
+            self._observer.batch_answered(method.__name__, model.version, rankings.remarks, started)
+        return answers
+
+    def _by_model(
+        self, messages: Sequence[Any], read: Callable[[Any], requests.Asked[Q]]
+    ) -> tuple[list[bytes | QueryError], list[tuple[LoadedModel, list[Entry[Q]]]]]:
+        """The answers to requests, those that are errors filled in, and what each model is to be asked for the rest."""
         answers: list[bytes | QueryError] = [b""] * len(messages)
-        by_version: dict[int, tuple[LoadedModel, list[tuple[int, Q, Sequence[str]]]]] = {}
+        splits, default = self._store.splits, None
+        models: dict[int, LoadedModel] = {}
+        asked: defaultdict[int, list[Entry[Q]]] = defaultdict(list)
         for place, message in enumerate(messages):
             try:
                 query, selector, names = read(message)
-                model = self.for_user(getattr(message, "user_id", "")) if selector is None else self.model(selector)
+                if selector is not None:
+                    model = self.model(selector)
+                elif splits:
+                    model = self.for_user(getattr(message, "user_id", ""))
+                else:
+                    model = default = default or self._store.default()  # one for all, which is one look as well
                 if names:
                     names = requests.attribute_names(names, model.recommender.attributes.names)
             except QueryError as error:
                 answers[place] = error.with_traceback(None)  # which would hold this frame, and it the error
             else:
-                by_version.setdefault(model.version, (model, []))[1].append((place, query, names))
-        for model, entries in by_version.values():
-            rankings = method(model.recommender, [query for _, query, _ in entries])
-            found = []
-            for (place, _, names), ranking in zip(entries, rankings, strict=True):
-                if isinstance(ranking, QueryError):
-                    answers[place] = ranking
-                else:
-                    found.append((place, ranking, names))
-            items = _items(_ITEMS, model.recommender, [(ranking, names) for _, ranking, names in found])
-            response.model_version = model.version
-            response.timing.computed_micros = int((time.perf_counter() - started) * 1e6)
-            ends = {}  # many come together
-            for came in {arrived[place] for place, _, _ in found}:
-                response.timing.queued_micros = int((started - came) * 1e6)
-                ends[came] = response.SerializeToString()
-            for (place, ranking, _), its_items in zip(found, items, strict=True):
-                answers[place] = its_items + description(ranking) + ends[arrived[place]]
-            self._observer.batch_answered(method.__name__, model.version, rankings, started)
-        return answers
+                models[model.version] = model
+                asked[model.version].append((place, query, names))
+        return answers, [(model, asked[version]) for version, model in models.items()]
 
 
 def answer_each(answer: Answer, messages: Sequence[Any], arrived: Sequence[float]) -> Sequence[Outcome]:
@@ -178,44 +212,45 @@ def answer_each(answer: Answer, messages: Sequence[Any], arrived: Sequence[float
         return [answer_each(answer, [message], [came])[0] for message, came in zip(messages, arrived, strict=True)]
 
 
-def _of_recommendation(found: Recommendation) -> bytes:
-    return _described(found.source, found.shortfall, found.unknown_history_items)
-
-
 @lru_cache(1 << 10)
-def _described(source: Source, shortfall: Shortfall | None, unknown_history_items: int) -> bytes:
+def _of_recommendation(remarks: Remarks) -> bytes:
     return recommender_pb2.RecommendResponse(
-        source=_SOURCES[source],
-        shortfall_reason=_SHORTFALLS[shortfall],
-        unknown_history_items=unknown_history_items,
+        source=_SOURCES[remarks.source],
+        shortfall_reason=_SHORTFALLS[remarks.shortfall],
+        unknown_history_items=remarks.unknown_history_items,
     ).SerializeToString()
 
 
-def _of_neighbours(found: Ranking) -> bytes:
-    return recommender_pb2.SimilarItemsResponse(shortfall_reason=_SHORTFALLS[found.shortfall]).SerializeToString()
+@lru_cache(1 << 10)
+def _of_neighbours(remarks: Remarks) -> bytes:
+    return recommender_pb2.SimilarItemsResponse(shortfall_reason=_SHORTFALLS[remarks.shortfall]).SerializeToString()
 
 
-def _items(number: int, recommender: Recommender, rankings: Sequence[tuple[Ranking, Sequence[str]]]) -> list[bytes]:
+def _items(number: int, recommender: Recommender, rankings: Rankings, names: Sequence[Sequence[str]]) -> list[bytes]:
     """The items of each ranking, with the attributes named beside it, written as a repeated field."""
-    if not rankings:
-        return []
-    # Those of all are written at once.
-    rows = np.concatenate([ranking.rows for ranking, _ in rankings])
-    if any(names for _, names in rankings):
-        attributes = [written for ranking, names in rankings for written in _attributes(recommender, ranking, names)]
-        ids = recommender.item_ids.encoded(rows)
-        heads = [wire.item_head(number, *item) for item in zip(ids, attributes, strict=True)]
-    else:
-        heads = recommender.item_ids.encoded(rows, _bare_item(number))
-    parts = wire.scored_items(heads, np.concatenate([ranking.scores for ranking, _ in rankings]))
-    ends = accumulate(2 * len(ranking.rows) for ranking, _ in rankings)
-    return [b"".join(parts[begin:end]) for begin, end in pairwise([0, *ends])]
+    padded = None if any(names) else recommender.item_ids.padded(rankings.rows, wire.LONGEST_ID)
+    if padded is None:
+        return _items_one_by_one(number, recommender, rankings, names)
+    written, sizes = wire.scored_items(number, *padded, rankings.scores)
+    ends = np.zeros(len(sizes) + 1, dtype=np.int64)
+    sizes.cumsum(out=ends[1:])
+    bounds = ends[rankings.lengths.cumsum()].tolist()
+    return [written[begin:end] for begin, end in pairwise([0, *bounds])]
 
 
-@cache
-def _bare_item(number: int) -> Callable[[bytes], bytes]:
-    """Writes items without attributes: one function for each field, by which the written ones are remembered."""
-    return partial(wire.item_head, number)
+def _items_one_by_one(
+    number: int, recommender: Recommender, rankings: Rankings, names: Sequence[Sequence[str]]
+) -> list[bytes]:
+    written = []
+    for ranking, wanted in zip(rankings, names, strict=True):
+        if isinstance(ranking, QueryError):
+            written.append(b"")
+            continue
+        ids, scores = recommender.item_ids.encoded(ranking.rows), ranking.scores.tolist()
+        attributes = _attributes(recommender, ranking, wanted)
+        items = zip(ids, scores, attributes, strict=True)
+        written.append(b"".join([wire.scored_item(number, *item) for item in items]))
+    return written
 
 
 def _attributes(recommender: Recommender, ranking: Ranking, names: Sequence[str]) -> list[bytes]:
@@ -225,12 +260,13 @@ def _attributes(recommender: Recommender, ranking: Ranking, names: Sequence[str]
     columns = [recommender.attributes.values(name, ranking.rows) for name in names]
     written = []
     for values in zip(*columns, strict=True):
-        given = {name: _attribute(value) for name, value in zip(names, values, strict=True) if value is not None}
+        given = {name: attribute_message(value) for name, value in zip(names, values, strict=True) if value is not None}
         written.append(recommender_pb2.ScoredItem(attributes=given).SerializeToString())
     return written
 
 
-def _attribute(value: Value) -> common_pb2.AttributeValue:
+def attribute_message(value: Value) -> common_pb2.AttributeValue:
+    """A value of an attribute as a message."""
     match value:
         case bool():  # before int, which it is as well
             return common_pb2.AttributeValue(bool_value=value)
@@ -250,6 +286,8 @@ def cluster_message(
     """A cluster as a message."""
     kind = _CLUSTER_KINDS[cluster.kind]
     message = recommender_pb2.Cluster(kind=kind, label=cluster.label, size=cluster.size)
-    (top_items,) = _items(recommender_pb2.Cluster.TOP_ITEMS_FIELD_NUMBER, recommender, [(cluster.top, attribute_names)])
+    (top_items,) = _items(
+        recommender_pb2.Cluster.TOP_ITEMS_FIELD_NUMBER, recommender, Rankings.of([cluster.top]), [attribute_names]
+    )
     message.MergeFromString(top_items)
     return message

@@ -16,6 +16,18 @@ Requests = list[tuple[Any, float]]
 """Requests, and when each came."""
 
 
+def start_batch(core: Any, tag: Any, *operations: Any) -> None:
+    """Starts operations of a call; an event with the tag tells that they are done.
+
+    Raises:
+        RuntimeError: gRPC does not take them, so that no event comes. The call is cancelled: nobody shall wait for it.
+    """
+    error = core.start_server_batch(operations, tag)
+    if error:
+        core.cancel()
+        raise RuntimeError(f"gRPC does not take operations of a call: error {error}")
+
+
 def _alone(message: Any) -> Sequence[Any]:
     return [message]
 
@@ -63,6 +75,7 @@ class Call:
         followed: an event tells when its caller goes away.
         gone: its caller has gone away.
         answered: its answer is on its way, or it needs none.
+        messages: those of a stream whose answers gRPC was given; None where it is none.
     """
 
     path: str
@@ -77,6 +90,7 @@ class Call:
     followed: bool = False
     gone: bool = False
     answered: bool = False
+    messages: int | None = None
 
     @property
     def name(self) -> str:
@@ -96,12 +110,12 @@ class Call:
 
     def receive(self) -> None:
         """Asks for its message; the call itself is the event's tag."""
-        self.core.start_server_batch((cygrpc.ReceiveMessageOperation(_NO_FLAGS),), self)
+        start_batch(self.core, self, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
 
     def follow(self, tag: Callable[[Any], None]) -> None:
         """Asks to be told when the caller goes away."""
         self.followed = True
-        self.core.start_server_batch((cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS),), tag)
+        start_batch(self.core, tag, cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
 
     def send(self, message: bytes | None, code: int, details: bytes, trailing: tuple[Any, ...] = _NO_METADATA) -> None:
         """Sends an answer and a status; the call itself is the tag of the event that tells they are sent."""
@@ -112,7 +126,7 @@ class Call:
         if not self.followed:
             operations.append(cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
         self.answered = True
-        self.core.start_server_batch(operations, self)
+        start_batch(self.core, self, *operations)
 
     # As grpc.ServicerContext, for the gate.
     def invocation_metadata(self) -> Any:

@@ -5,25 +5,22 @@ small catalogue. Here one thread takes every call that is ready, answers them to
 answered at once, and under load batches grow by themselves. docs/decisions/0014-two-lanes.md has the measurements, and
 0018-overload.md says what happens when more comes than can be answered.
 
-This leans on ``grpc._cython.cygrpc``, which is not a public interface: ``self_test`` says whether this grpcio still has
-it as it was, and nothing else of the server may depend on it.
+This leans on ``grpc._cython.cygrpc``, which is not a public interface: self_test.py says whether this grpcio
+still has it as it was, and nothing else of the server may depend on it.
 """
 
 import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
-from concurrent import futures
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import islice
 from typing import Any
 
 import grpc
-from google.protobuf.wrappers_pb2 import BoolValue
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
-from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission
 from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueueFull
@@ -31,24 +28,27 @@ from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.fast_calls import Call, Method, Requests
 from shortlist_server.service.fast_streams import Stream, StreamMethod
 from shortlist_server.service.guard import Guard
+from shortlist_server.service.intake import Intake
 
 log = logging.getLogger(__name__)
 
-_CALLS_AT_ONCE = 256
-"""Calls of a method that gRPC may hand over before the next look at the queue."""
-
-_REFUSALS_PER_SECOND = 500
-"""Refusing a call takes almost as long as answering one, 150 us: a twelfth of a core goes into refusals at most. The
-other calls wait in gRPC."""
-
 _BATCH = 64
-"""Requests answered together at most: more would wait longer than they save."""
+"""Requests answered together: fewer only where no more wait."""
+
+_MOST = 256
+"""Requests answered together at most. The more, the less each costs; they come of long batches and of streams."""
+
+_TURN_SECONDS = 0.01
+"""More than ``_BATCH`` are answered together as far as they take no longer than this, so that nobody waits for long."""
 
 _EVENTS = 256
 """Events handled before what they brought is looked at."""
 
 _LONG_SECONDS = 0.02
 """A batch that takes longer than this leaves the queue to the watch, so that calls are refused in time."""
+
+_LONG_WAIT_SECONDS = 0.1
+"""A call that waits for longer than this is dropped when its caller goes away."""
 
 _LOOK_SECONDS = 0.2
 """How often the lane looks whether it is to end."""
@@ -65,6 +65,7 @@ class FastLane:
         admission: says how many calls may wait, and when a batch may be worked on.
         streams: says whether one more stream may be open.
         guard: what happens around calls.
+        beat: called by the thread that answers, every time it comes round.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
@@ -77,20 +78,20 @@ class FastLane:
         admission: Admission,
         streams: Admission,
         guard: Guard,
+        beat: Callable[[], None] | None = None,
     ) -> None:
         self._methods = methods
+        self._beat = beat
         self._guard = guard
         self._gate = guard.gate if guard.gate.asks_readers else None
         self._admission = admission
         self._streams = streams
-        self._core = server._state.server  # type: ignore[attr-defined]  # both lanes share it
+        core = server._state.server  # type: ignore[attr-defined]  # both lanes share it
         self._queue = cygrpc.CompletionQueue()
-        self._core.register_completion_queue(self._queue)
+        core.register_completion_queue(self._queue)
         for path in methods:
-            self._core.register_method(path)
-        self._asked_for = dict.fromkeys(methods, 0)
-        self._may_refuse = float(_CALLS_AT_ONCE)
-        self._last_asked = time.perf_counter()
+            core.register_method(path)
+        self._intake = Intake(core, self._queue, methods, admission)
         self._waiting: deque[Call | Stream] = deque()
         self._polling = threading.Lock()
         self._busy_since: float | None = None
@@ -99,7 +100,7 @@ class FastLane:
 
     def start(self) -> None:
         """Takes calls; the server must have been started."""
-        self._ask_for_calls()
+        self._intake.ask()
         self._thread.start()
         threading.Thread(target=self._watch, name="fast-lane-watch", daemon=True).start()
 
@@ -108,25 +109,11 @@ class FastLane:
         self._ended.set()
         self._thread.join(_LAST_ANSWER_SECONDS)
 
-    def _ask_for_calls(self) -> None:
-        """Lets gRPC hand over as many calls as there is room for, and a few to refuse."""
-        now = time.perf_counter()
-        earned = (now - self._last_asked) * _REFUSALS_PER_SECOND
-        self._may_refuse = min(self._may_refuse + earned, _CALLS_AT_ONCE)
-        self._last_asked = now
-        room = max(self._admission.places - self._admission.taken, 0) + int(self._may_refuse)
-        for path, asked_for in self._asked_for.items():
-            for _ in range(min(room, _CALLS_AT_ONCE) - asked_for):
-                try:
-                    self._core.request_registered_call(self._queue, self._queue, path, path)
-                    self._asked_for[path] += 1
-                except ValueError:
-                    log.debug("the server is shutting down")
-                    return
-
     def _run(self) -> None:
         worked_on: list[tuple[Call | Stream, Sequence[Outcome]]] = []
         while True:
+            if self._beat is not None:
+                self._beat()
             with self._polling:
                 for call, outcomes in worked_on:
                     self._go_on(call, outcomes)
@@ -134,7 +121,7 @@ class FastLane:
                     # Here and not in close: whoever sends something to a queue that is shut down ends the process.
                     self._queue.shutdown()
                     return
-                self._ask_for_calls()
+                self._intake.ask()
                 self._take(time.time() + _LOOK_SECONDS)
                 batch, worked_on = self._next(), []
                 self._busy_since = time.perf_counter()
@@ -153,16 +140,12 @@ class FastLane:
         """Ends those calls of a batch that are not answered; gives back the streams, with the outcomes."""
         for call, _ in batch:
             if isinstance(call, Call) and not call.answered:
-                try:
-                    self._fail(call, error)
-                except Exception:  # gRPC has something against this call
-                    log.exception("a call could not be ended")
-                    self._is_over(call)
+                self._fail(call, error)
         return [(call, [error] * len(requests)) for call, requests in batch if isinstance(call, Stream)]
 
     def _next(self) -> list[tuple[Call | Stream, Requests]]:
         """The next requests, as many as one batch may have."""
-        batch, room = [], _BATCH
+        batch, room = [], self._room()
         while self._waiting and room:
             call = self._waiting.popleft()
             if isinstance(call, Call) and call.gone:
@@ -175,11 +158,23 @@ class FastLane:
         self._follow_waiting()
         return batch
 
+    def _room(self) -> int:
+        """How many requests the next batch may have."""
+        each = self._admission.seconds_per_request
+        if each * _BATCH >= _TURN_SECONDS:
+            return _BATCH
+        return min(int(_TURN_SECONDS / each) // _BATCH * _BATCH, _MOST) if each else _BATCH
+
     def _follow_waiting(self) -> None:
-        """Asks to be told who gives up of those that wait for more than a batch; for all, that would cost too much."""
+        """Asks to be told who gives up, or has, of those that have waited for long; for all, it would cost a tenth."""
+        long_since = time.perf_counter() - _LONG_WAIT_SECONDS
         for call in self._waiting:
-            if isinstance(call, Call) and not call.followed:
-                call.follow(partial(self._caller_left, call))
+            if isinstance(call, Call) and not call.followed and call.arrived < long_since:
+                try:
+                    call.follow(partial(self._caller_left, call))
+                except RuntimeError:
+                    log.exception("a call could not be followed")
+                    call.gone = True
 
     def _caller_left(self, call: Call, _event: Any) -> None:
         call.gone = True
@@ -210,17 +205,19 @@ class FastLane:
                     log.exception("calls that wait could not be looked at")
 
     def _tell_waiting(self) -> None:
-        self._ask_for_calls()
+        self._intake.ask()
         self._take(time.time())
         now = time.time()
         late = [call for call in self._waiting if isinstance(call, Call) and call.deadline <= now]
         self._waiting = deque(call for call in self._waiting if call not in late)
         for call in late:
-            self._fail(call, DeadlinePassed())
+            self._drop(call)
         self._follow_waiting()
 
     def _take(self, until: float) -> None:
         """Takes events that are ready; waits until a time, in seconds since the epoch, for the first."""
+        self._intake.let_go()
+        self._intake.hang_up()
         deadline: float = 0 if self._waiting else until
         for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
@@ -235,7 +232,7 @@ class FastLane:
     def _handle(self, event: Any) -> None:
         tag = event.tag
         if isinstance(tag, str):
-            self._asked_for[tag] -= 1
+            self._intake.came(tag)
             if event.success:  # otherwise the server is shutting down
                 self._came(tag, event)
         elif not isinstance(tag, Call):
@@ -246,9 +243,13 @@ class FastLane:
             self._received(tag, event.batch_operations[0].message())
 
     def _came(self, path: str, event: Any) -> None:
+        method, deadline = self._methods[path], event.call_details.deadline
+        if self._intake.is_hopeless(deadline, _BATCH):
+            self._let_expire(path, event.call, deadline)
+            self._intake.ask_for_one(path)  # whoever comes next may have more time
+            return None
         self._guard.under_way.begin()
-        method = self._methods[path]
-        call = Call(path, method, event.call, event.call_details.deadline, event.invocation_metadata)
+        call = Call(path, method, event.call, deadline, event.invocation_metadata)
         if self._gate is not None:
             several = isinstance(method, Method) and method.holds_several  # charged for when they are read
             try:
@@ -257,7 +258,12 @@ class FastLane:
                 return self._fail(call, error)
         if isinstance(method, StreamMethod):
             return self._open(call, method)
-        return call.receive()
+        try:
+            call.receive()
+        except RuntimeError:
+            self._is_over(call)
+            raise
+        return self._intake.reads(call)
 
     def _open(self, call: Call, method: StreamMethod) -> None:
         try:
@@ -267,7 +273,7 @@ class FastLane:
         check = None if self._gate is None else partial(self._check, self._gate, call)
         refusal = partial(self._guard.refusal, method=call.name, call=call)
         over = partial(self._stream_is_over, call)
-        return Stream(call.core, method, self._admission, self._wait, over, refusal, check).open()
+        return Stream(call, method, self._admission, self._wait, over, refusal, check).open()
 
     def _wait(self, stream: Stream) -> None:
         self._waiting.append(stream)
@@ -278,9 +284,11 @@ class FastLane:
         gate.authorize(call.path, call.metadata)
         gate.charge(call)
 
-    def _stream_is_over(self, call: Call, *, answered: bool) -> None:
+    def _stream_is_over(self, call: Call, *, answered: bool, refused: bool) -> None:
         if answered:
-            self._guard.observer.stream_answered(call.name)
+            self._guard.observer.stream_answered(call.name, call)
+        elif not refused:  # of which telemetry was told
+            self._guard.caller_left(call.name, call)
         self._streams.leave()
         self._guard.under_way.end()
 
@@ -295,6 +303,7 @@ class FastLane:
             self._admission.leave(len(call.entries))
 
     def _received(self, call: Call, message: bytes | None) -> None:
+        self._intake.has_read(call)
         if message is None:  # the caller went away, or sent nothing, or too much
             return self._fail(call, MalformedRequest())
         try:
@@ -323,7 +332,7 @@ class FastLane:
         by_answer: dict[Answer, list[tuple[Call | Stream, Requests]]] = {}
         for call, requests in batch:
             if isinstance(call, Call) and call.deadline <= now:
-                self._fail(call, DeadlinePassed())
+                self._drop(call)
             else:
                 by_answer.setdefault(call.method.answer, []).append((call, requests))
         left: list[tuple[Call | Stream, Sequence[Outcome]]] = []
@@ -358,12 +367,31 @@ class FastLane:
             self._is_over(call)
         return True
 
+    def _let_expire(self, path: str, core: Any, deadline: float) -> None:
+        """Does nothing about a call that cannot be answered in time: gRPC ends it at its deadline, for less."""
+        self._intake.let_expire(core, deadline)
+        self._admission.spent()
+        self._guard.observer.call_expired(path.rpartition("/")[2])
+
+    def _drop(self, call: Call) -> None:
+        """The same about a call that was to be answered."""
+        call.answered = True  # so that nobody answers it when the rest of its batch fails
+        self._let_expire(call.path, call.core, call.deadline)
+        self._is_over(call)
+
     def _fail(self, call: Call, error: Exception) -> None:
+        if isinstance(error, DeadlinePassed):
+            self._drop(call)
+            return
         if isinstance(error, QueueFull):
-            self._may_refuse = max(self._may_refuse - 1, 0)
+            self._intake.refused()
         status = self._guard.refusal(error, call.name, call)
         self._leave(call)
-        call.send(None, status.code.value[0], status.details.encode(), status.trailing_metadata or ())
+        try:
+            call.send(None, status.code.value[0], status.details.encode(), status.trailing_metadata or ())
+        except Exception:  # gRPC has something against this call
+            log.exception("a call could not be ended")
+            self._is_over(call)
 
 
 def _read(request: Any, message: bytes) -> Any:
@@ -371,40 +399,3 @@ def _read(request: Any, message: bytes) -> Any:
         return request.FromString(message)
     except Exception:  # noqa: BLE001 # whatever protobuf has against it
         raise MalformedRequest from None
-
-
-def self_test() -> None:
-    """Answers and refuses a call, and answers a stream, over a lane of its own.
-
-    Raises:
-        Exception: of any kind, when this grpcio cannot carry the lane.
-    """
-
-    def answer(messages: Sequence[Any], _arrived: Sequence[float]) -> list[Any]:
-        return [message.SerializeToString() if message.value else QueueFull(1.0) for message in messages]
-
-    server = grpc.server(futures.ThreadPoolExecutor(1))
-    path, streamed = "/shortlist.SelfTest/Echo", "/shortlist.SelfTest/EchoEach"
-
-    def echo(value: BoolValue, outcome: Outcome) -> bytes:
-        return outcome if isinstance(outcome, bytes) else value.SerializeToString()
-
-    methods: dict[str, Method | StreamMethod] = {
-        path: Method(BoolValue, answer),
-        streamed: StreamMethod(BoolValue, answer, lambda value: value, echo),
-    }
-    lane = FastLane(server, methods, Admission(1, 1), Admission(1, 0), Guard(Gate(AccessConfig(), admin=False)))
-    port = server.add_insecure_port("127.0.0.1:0")
-    server.start()
-    lane.start()
-    try:
-        with grpc.insecure_channel(f"127.0.0.1:{port}") as channel:
-            ask = channel.unary_unary(path, BoolValue.SerializeToString, BoolValue.FromString)
-            assert ask(BoolValue(value=True), timeout=2).value
-            assert ask.future(BoolValue(value=False), timeout=2).code() is grpc.StatusCode.RESOURCE_EXHAUSTED
-            ask_each = channel.stream_stream(streamed, BoolValue.SerializeToString, BoolValue.FromString)
-            values = [BoolValue(value=value) for value in (True, False, True)]
-            assert list(ask_each(iter(values), timeout=2)) == values
-    finally:
-        server.stop(None).wait(_LAST_ANSWER_SECONDS)
-        lane.close()

@@ -17,6 +17,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and w
 from shortlist_server.admission import Admission
 from shortlist_server.errors import MalformedRequest, QueueFull, RateLimited
 from shortlist_server.service.answers import Answer, Outcome
+from shortlist_server.service.fast_calls import Call, start_batch
 
 _AHEAD = 64
 """Messages of a stream received and not yet worked on. The caller's others are held back by gRPC's flow control."""
@@ -48,11 +49,11 @@ class Stream:
     which are then answered together.
 
     Args:
-        core: gRPC's own handle of the call.
+        call: what it is.
         method: what it is a call of.
         admission: of what waits and works; the stream has one place there, whatever it holds.
         wait: told when there is something to be taken.
-        over: told once the call is over, and whether it ended as it should.
+        over: told once the call is over: whether it ended as it should, and whether it was refused.
         refusal: the status to end it with for an error.
         check: asked for every message whether it may be answered; raises RateLimited where that one may not, and
             another QueryError where the stream shall end. None where all may.
@@ -60,7 +61,7 @@ class Stream:
 
     def __init__(
         self,
-        core: Any,
+        call: Call,
         method: StreamMethod,
         admission: Admission,
         wait: Callable[["Stream"], None],
@@ -69,7 +70,8 @@ class Stream:
         check: Callable[[], None] | None = None,
     ) -> None:
         self.method = method
-        self._core = core
+        self._call = call
+        call.messages = 0
         self._admission = admission
         self._wait = wait
         self._over = over
@@ -84,11 +86,21 @@ class Stream:
         self._failure: Exception | None = None  # why no more are
         self._closing = False  # nothing more is to be sent
         self._answered = False  # everything there was
+        self._refused = False
 
     def open(self) -> None:
-        """Receives the first message."""
+        """Receives the first message.
+
+        Raises:
+            RuntimeError: gRPC does not take it; the stream is over.
+        """
         self._receiving = True
-        self._start(self._on_closed, cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
+        try:
+            self._start(self._on_closed, cygrpc.ReceiveCloseOnServerOperation(_NO_FLAGS))
+        except RuntimeError:
+            self._over(answered=False, refused=False)
+            raise
+        # From here on that event comes, whatever else gRPC does not take, and ends the stream.
         start = cygrpc.SendInitialMetadataOperation((), _NO_FLAGS)
         self._start(self._on_message, start, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
 
@@ -108,8 +120,8 @@ class Stream:
         self._go_on()
 
     def _start(self, handler: Callable[[Any], None], *operations: Any) -> None:
+        start_batch(self._call.core, handler, *operations)
         self._events_due += 1
-        self._core.start_server_batch(operations, handler)
 
     def _on_message(self, event: Any) -> None:
         self._events_due -= 1
@@ -163,6 +175,7 @@ class Stream:
         if failure is None:
             self._answered = True
         else:
+            self._refused = True
             status: Any = self._refusal(failure)
             code, details, trailing = status.code.value[0], status.details.encode(), status.trailing_metadata or ()
         self._start(self._on_status, cygrpc.SendStatusFromServerOperation(trailing, code, details, _NO_FLAGS))
@@ -171,10 +184,11 @@ class Stream:
         """Starts whatever can be started now."""
         if self._closing:
             if not self._events_due and not self._has_place:
-                self._over(answered=self._answered)
+                self._over(answered=self._answered, refused=self._refused)
             return
         if self._answers and not self._sending:
             self._sending = True
+            self._call.messages = (self._call.messages or 0) + 1
             self._start(self._on_sent, cygrpc.SendMessageOperation(self._answers.popleft(), _NO_FLAGS))
         if self._received and not self._answers and not self._has_place:
             self._enter()

@@ -6,6 +6,8 @@ import time
 from collections.abc import Iterator
 from typing import Generic, TypeVar
 
+from shortlist_server.errors import QueryError
+
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.1
@@ -15,7 +17,8 @@ class Inbox(Generic[T]):
     """Reads a stream ahead on a thread of its own, by a bounded number of messages.
 
     Args:
-        messages: blocks until the next message is there; raises when the call is over.
+        messages: blocks until the next message is there; raises QueryError when that one cannot be read, and anything
+            else when the call is over.
         size: so many are read ahead, and given out at once, at most.
     """
 
@@ -24,6 +27,7 @@ class Inbox(Generic[T]):
         self._size = size
         self._read: queue.Queue[tuple[T, float] | None] = queue.Queue(size)  # None is the end
         self._closed = threading.Event()
+        self._failure: QueryError | None = None
         threading.Thread(target=self._read_ahead, name="stream", daemon=True).start()
 
     def close(self) -> None:
@@ -31,7 +35,11 @@ class Inbox(Generic[T]):
         self._closed.set()
 
     def batches(self) -> Iterator[list[tuple[T, float]]]:
-        """What has come since the last time, one message at least, each with when it came by ``time.perf_counter``."""
+        """What has come since the last time, one message at least, each with when it came by ``time.perf_counter``.
+
+        Raises:
+            QueryError: after the last message, when the one after it could not be read.
+        """
         while True:
             entry = self._read.get()
             batch = []
@@ -43,12 +51,16 @@ class Inbox(Generic[T]):
             if batch:
                 yield batch
             if entry is None:
+                if self._failure is not None:
+                    raise self._failure
                 return
 
     def _read_ahead(self) -> None:
         try:
             for message in self._messages:
                 self._put((message, time.perf_counter()))
+        except QueryError as error:
+            self._failure = error
         except Exception:  # noqa: BLE001 # the call is over: there is nobody to tell
             self.close()
         self._put(None)

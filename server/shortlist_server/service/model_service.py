@@ -6,7 +6,8 @@ import grpc
 
 from shortlist.v1 import manifest_pb2, model_pb2, model_pb2_grpc
 from shortlist_server.errors import InvalidField, NoModelReady
-from shortlist_server.model.store import ModelStore, State, Version
+from shortlist_server.model.store import ModelStore
+from shortlist_server.model.versions import State, Version
 from shortlist_server.service import requests
 from shortlist_server.service.shadow import Shadow
 from shortlist_server.telemetry.observer import Summary

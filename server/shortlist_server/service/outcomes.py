@@ -16,10 +16,7 @@ _OUTCOME = recommender_pb2.StreamRecommendResponse.OUTCOME_FIELD_NUMBER
 
 def batch_response(outcomes: Sequence[Outcome], guard: Guard) -> bytes:
     """A BatchRecommendResponse; the guard says how a request failed."""
-    parts: list[bytes] = []
-    for outcome in outcomes:
-        parts += _outcome(_OUTCOMES, outcome, "BatchRecommend", guard)
-    return b"".join(parts)
+    return b"".join([part for one in outcomes for part in _outcome(_OUTCOMES, one, "BatchRecommend", guard)])
 
 
 def stream_response(request_id: str, outcome: Outcome, guard: Guard) -> bytes:

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Container, Sequence
-from typing import Any, Generic, NamedTuple, Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from google.protobuf.descriptor import FieldDescriptor
 
@@ -30,6 +30,8 @@ MAX_SCORED_ITEMS = 10_000
 MAX_ATTRIBUTES = 32
 MAX_LISTED_ITEMS = 10_000
 MAX_HISTORY = 10_000
+MAX_WEIGHT = 1_000_000
+"""Of more, the sums of a fold-in overflow."""
 MAX_CONDITIONS = 16
 MAX_VALUES = 1_000
 MAX_EFFORT = 16
@@ -55,18 +57,8 @@ class _HasK(Protocol):
     def k(self) -> int: ...
 
 
-class Asked(NamedTuple, Generic[Q]):
-    """What a request asks.
-
-    Attributes:
-        query: of the model.
-        selector: which model; None for the default.
-        attributes: names of attributes to return.
-    """
-
-    query: Q
-    selector: common_pb2.ModelSelector | None
-    attributes: Sequence[str]
+Asked = tuple[Q, common_pb2.ModelSelector | None, Sequence[str]]
+"""What a request asks of a model; which model, None for the default; names of attributes to return."""
 
 
 def recommend_query(request: recommender_pb2.RecommendRequest) -> Asked[RecommendQuery]:
@@ -76,28 +68,32 @@ def recommend_query(request: recommender_pb2.RecommendRequest) -> Asked[Recommen
         InvalidField: a field is outside its limits.
     """
     # One question for all takes half the time of one for each.
-    given: dict[FieldDescriptor, Any] = dict(request.ListFields())
-    user = given.get(_USER_ID)
-    if (user is None) == (_HISTORY not in given):
-        both = "neither" if user is None else "both"
+    fields = request.ListFields()
+    if len(fields) == 2 and fields[0][0] is _USER_ID and fields[1][0] is _K:  # most requests
+        _check_id("user_id", fields[0][1])
+        return RecommendQuery(fields[0][1], _checked_k(fields[1][1])), None, ()
+    given: dict[FieldDescriptor, Any] = dict(fields)
+    if (_USER_ID in given) == (_HISTORY in given):
+        both = "both" if _HISTORY in given else "neither"
         raise InvalidField("user_id", f"set exactly one of user_id and history, not {both}")
-    if user is None:
-        user = _history(request.history)
+    if _USER_ID in given:
+        _check_id("user_id", request.user_id)
+        query = RecommendQuery(request.user_id)
+    else:
+        query = RecommendQuery(_history(request.history))
         if request.rerank:
             raise InvalidField("rerank", "the network knows users by their id, not by a history")
-    else:
-        _check_id("user_id", user)
-    query = RecommendQuery(user, _checked_k(given.get(_K, DEFAULT_K)), exclude_seen=given.get(_EXCLUDE_SEEN, True))
-    if not given.keys() <= _USUAL_FIELDS:
+    query.k, query.exclude_seen = _checked_k(given.get(_K, DEFAULT_K)), given.get(_EXCLUDE_SEEN, True)
+    if not given.keys() <= _FREQUENT:
         _read_others(query, request, given)
-    return Asked(query, given.get(_MODEL), given.get(_ATTRIBUTES, ()))
+    return query, given.get(_MODEL), given.get(_ATTRIBUTES, ())
 
 
 _RECOMMEND_FIELDS = recommender_pb2.RecommendRequest.DESCRIPTOR.fields_by_name
 _USER_ID, _HISTORY, _K, _EXCLUDE_SEEN, _MODEL, _ATTRIBUTES = (
     _RECOMMEND_FIELDS[name] for name in ("user_id", "history", "k", "exclude_seen", "model", "attributes")
 )
-_USUAL_FIELDS = {_USER_ID, _HISTORY, _K, _EXCLUDE_SEEN, _MODEL, _ATTRIBUTES}
+_FREQUENT = {_USER_ID, _HISTORY, _K, _EXCLUDE_SEEN, _MODEL, _ATTRIBUTES}
 
 
 def _read_others(
@@ -139,7 +135,7 @@ def similar_items_query(request: recommender_pb2.SimilarItemsRequest) -> Asked[S
         filter=_filter(request.filter) if request.HasField("filter") else None,
         effort=_effort(request) if request.HasField("search_effort") else 1.0,
     )
-    return Asked(query, request.model if request.HasField("model") else None, request.attributes)
+    return query, request.model if request.HasField("model") else None, request.attributes
 
 
 def batch_entries(request: recommender_pb2.BatchRecommendRequest) -> Sequence[recommender_pb2.RecommendRequest]:
@@ -173,8 +169,9 @@ def _history(message: recommender_pb2.History) -> History:
         raise InvalidField(f"history.items[{place}].weight", "set the weight of every item or of none")
     weights = [item.weight for item in items]
     for place, weight in enumerate(weights):
-        if not math.isfinite(weight):
-            raise InvalidField(f"history.items[{place}].weight", "must be a finite number")
+        if not -MAX_WEIGHT <= weight <= MAX_WEIGHT:
+            reason = f"must lie between {-MAX_WEIGHT:,} and {MAX_WEIGHT:,}, not be {weight:g}"
+            raise InvalidField(f"history.items[{place}].weight", reason)
     return History(item_ids, weights)
 
 

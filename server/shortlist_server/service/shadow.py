@@ -59,10 +59,12 @@ class Shadow:
         answers: asks the version.
         store: says which one it is.
         label: what it bears.
+        observer: is told of every comparison.
     """
 
-    def __init__(self, answers: Answers, store: ModelStore, label: str) -> None:
+    def __init__(self, answers: Answers, store: ModelStore, label: str, observer: Observer) -> None:
         self.label = label
+        self._observer = observer
         self._answers = answers
         self._store = store
         self._waiting: queue.Queue[_Answered | None] = queue.Queue(_BATCHES_WAITING)
@@ -100,6 +102,7 @@ class Shadow:
             with self._counting:
                 skipped = self._comparison.skipped + len(answered)
                 self._comparison = replace(self._comparison, skipped=skipped)
+            self._observer.shadow_skipped(len(answered))
 
     def _run(self) -> None:
         with contextlib.suppress(OSError):  # it has been given way already, or this is no Linux
@@ -134,11 +137,13 @@ class Shadow:
         began = time.perf_counter()
         outcomes = self._answers.recommend(asked, [began] * len(asked))
         seconds = time.perf_counter() - began
-        share, overlap = len(asked) / len(answered.pairs), 0.0
-        for response, outcome in zip(given, outcomes, strict=True):
-            if isinstance(outcome, bytes):
-                overlap += _overlap(response, RecommendResponse.FromString(outcome))
-        return self._add(Comparison(version, len(asked), 0, overlap, share * answered.seconds, seconds))
+        overlaps = [
+            _overlap(response, RecommendResponse.FromString(outcome)) if isinstance(outcome, bytes) else 0.0
+            for response, outcome in zip(given, outcomes, strict=True)
+        ]
+        answer_seconds = answered.seconds * len(asked) / len(answered.pairs)
+        self._observer.shadow_compared(version, overlaps, answer_seconds, seconds)
+        return self._add(Comparison(version, len(asked), 0, sum(overlaps), answer_seconds, seconds))
 
     def _add(self, more: Comparison) -> None:
         with self._counting:
@@ -170,13 +175,13 @@ class ShadowedAnswers(Answers):
 
     Args:
         store: says which model answers.
-        observer: is told of what callers ask, and not of what the shadow does.
+        observer: is told of what callers ask, and of the comparisons.
         label: of the version to compare.
     """
 
     def __init__(self, store: ModelStore, observer: Observer, label: str) -> None:
         super().__init__(store, observer)
-        self.shadow = Shadow(Answers(store, Observer()), store, label)
+        self.shadow = Shadow(Answers(store, Observer()), store, label, observer)
 
     def recommend(self, messages: Sequence[RecommendRequest], arrived: Sequence[float]) -> list[bytes | QueryError]:
         """The best items for each user: RecommendResponses."""

@@ -13,11 +13,31 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
 log = logging.getLogger(__name__)
 
 FOLDER_VARIABLE = "PROMETHEUS_MULTIPROC_DIR"
+"""Names the folder where workers keep their values, in their environment."""
+
+
+class WorkersCollector:
+    """What all workers have in their files, but for the gauges of versions that none has any more.
+
+    Args:
+        folder: where the files are.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._files = MultiProcessCollector(None, str(folder))  # type: ignore[no-untyped-call]
+
+    def collect(self) -> Iterator[Metric]:
+        """Every metric; called at each scrape."""
+        for metric in self._files.collect():  # type: ignore[no-untyped-call]
+            if metric.type == "gauge":
+                metric.samples = [each for each in metric.samples if each.value or "version" not in each.labels]
+            yield metric
 
 
 class Endpoint:
@@ -57,11 +77,11 @@ class WorkersEndpoint:
         registry = CollectorRegistry()
         self._running = Gauge("shortlist_workers", "Worker processes that run.", registry=registry)
         self._restarts = Counter(
-            "shortlist_worker_restarts", "Worker processes that died and were started again.", registry=registry
+            "shortlist_worker_restarts", "Worker processes that died or hung and were started again.", registry=registry
         )
         self._folder = Path(tempfile.mkdtemp(prefix="shortlist-metrics-"))
         try:
-            MultiProcessCollector(registry, str(self._folder))  # type: ignore[no-untyped-call]
+            registry.register(WorkersCollector(self._folder))
             self._endpoint = Endpoint(registry, host, port)
         except OSError:
             shutil.rmtree(self._folder)

@@ -76,6 +76,7 @@ class EndedCall:
         ended: when it was answered.
         metadata: the caller's.
         error: why it failed; None when it did not.
+        messages: those of a stream that were answered; None where it was none.
     """
 
     method: str
@@ -86,13 +87,14 @@ class EndedCall:
     ended: float
     metadata: Iterable[tuple[str, str | bytes]] = ()
     error: Exception | None = None
+    messages: int | None = None
 
 
 class RequestLog:
     """Log lines about requests.
 
     Args:
-        slow_seconds: calls that take at least so long are logged; 0 for none.
+        slow_seconds: calls that take at least so long are logged, but for streams; 0 for none.
         every_call: all others as well, without a limit.
     """
 
@@ -111,7 +113,7 @@ class RequestLog:
             self._say(logging.ERROR, call, "internal errors")
         elif call.code in TURNED_AWAY:  # callers' other mistakes are counted alone
             self._say(logging.WARNING, call, "failed requests")
-        elif call.ended - call.arrived >= self._slow_seconds:
+        elif call.messages is None and call.ended - call.arrived >= self._slow_seconds:
             self._say(logging.WARNING, call, "slow requests", "slow: ")
         elif self._every_call:
             self._say(logging.INFO, call)
@@ -132,15 +134,18 @@ class RequestLog:
             "status": call.code,
             "ms": round(milliseconds, 3),
         }
-        queued = ""
+        more = ""
         if call.started is not None:
             request["queued_ms"] = round((call.started - call.arrived) * 1e3, 3)
-            queued = f", {request['queued_ms']:.1f} of them queued"
+            more = f", {request['queued_ms']:.1f} of them queued"
+        if call.messages is not None:
+            request["messages"] = call.messages
+            more = f", messages answered: {call.messages:,}"
         why = f": {call.error}" if call.error is not None and call.code != "INTERNAL" else ""
         log.log(
             level,
             "%s%s ended with %s after %.1f ms%s, request id %s%s",
-            *(before, call.method, call.code, milliseconds, queued, call.request_id, why),
+            *(before, call.method, call.code, milliseconds, more, call.request_id, why),
             exc_info=call.error if call.code == "INTERNAL" else None,
             extra={"request": request},
         )

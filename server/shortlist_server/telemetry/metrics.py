@@ -4,6 +4,8 @@ Times are in seconds and sizes in bytes. Where several workers serve one port, p
 each in files that one scrape adds up (``endpoint``): hence the modes of the gauges, "livesum" for what adds up.
 """
 
+import collections
+import os
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from typing import Any, Generic, Literal, TypeVar
@@ -11,6 +13,7 @@ from typing import Any, Generic, Literal, TypeVar
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
 from shortlist_server.queries import Shortfall, Source
+from shortlist_server.telemetry.endpoint import FOLDER_VARIABLE
 
 M = TypeVar("M", Counter, Gauge, "BatchHistogram")
 
@@ -19,6 +22,7 @@ _CALL_SECONDS = (
     *(0.1, 0.15, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0),
 )
 _WORK_SECONDS = (0.00005, 0.0001, 0.00025, *_CALL_SECONDS)
+_OVERLAPS = (*(tenth / 10 for tenth in range(10)), 0.95, 0.99, 1.0)
 _BATCH_SIZES = tuple(float(1 << power) for power in range(11))
 
 Mode = Literal["livesum", "livemax", "liveall"]
@@ -36,11 +40,11 @@ class BatchHistogram(Histogram):
     def observe_many(self, amounts: Sequence[float]) -> None:
         """As ``observe`` of each."""
         self._sum.inc(sum(amounts))
-        counts: dict[int, int] = {}
-        for amount in amounts:
+        buckets: dict[int, int] = {}
+        for amount, count in collections.Counter(amounts).items():  # many are the same where they came together
             bucket = bisect_left(self._upper_bounds, amount)
-            counts[bucket] = counts.get(bucket, 0) + 1
-        for bucket, count in counts.items():
+            buckets[bucket] = buckets.get(bucket, 0) + count
+        for bucket, count in buckets.items():
             self._buckets[bucket].inc(count)
 
 
@@ -57,6 +61,18 @@ class Labelled(dict[tuple[str, ...], M], Generic[M]):
         series: M = self._metric.labels(*values)
         self[values] = series
         return series
+
+    def forget(self, **labels: str) -> None:
+        """Ends the series of a gauge that have these labels.
+
+        Where several workers share a scrape they become 0, as their files only grow; ``endpoint`` leaves these out.
+        """
+        names = self._metric._labelnames
+        for values in [values for values in self if labels.items() <= dict(zip(names, values, strict=True)).items()]:
+            series: Any = self.pop(values)
+            series.set(0)
+            if FOLDER_VARIABLE not in os.environ:
+                self._metric.remove(*values)
 
     def total(self, **labels: str) -> int:
         """The sum over all series of a counter that have these labels."""
@@ -138,7 +154,29 @@ class Metrics:
                 *("method", "code"),
             )
         )
+        self._make_shadow()
         self._make_gauges()
+
+    def _make_shadow(self) -> None:
+        self.shadow_overlap = Labelled(
+            self._histogram(
+                "shadow_overlap",
+                "For each request compared, the share of the items answered that the shadow version answered too.",
+                *("version",),
+                buckets=_OVERLAPS,
+            )
+        )
+        self.shadow_seconds = Labelled(
+            self._histogram(
+                "shadow_duration_seconds",
+                "What each request compared took, as its part of its batch: answer, what the caller got; shadow.",
+                *("source",),
+                buckets=_WORK_SECONDS,
+            )
+        )
+        self.shadow_skipped = self._counter(
+            "shadow_skipped", "Requests that were not compared, since there was no time."
+        )
 
     def _make_gauges(self) -> None:
         self.model_loaded = Labelled(
@@ -162,7 +200,10 @@ class Metrics:
             self._gauge("user_table_bytes", "Size of the user embeddings.", "version", "device", mode="livemax")
         )
         self.device_memory = Labelled(
-            self._gauge("device_memory_bytes", "Memory of the GPU, by what for; none without one.", "kind")
+            # Workers share the GPU: what is used of it must not be added up.
+            self._gauge(
+                "device_memory_bytes", "Memory of the GPU, by what for; none without one.", "kind", mode="livemax"
+            )
         )
         self.resident_memory = self._gauge(
             "resident_memory_bytes", "Resident memory, the mapped model included.", mode="liveall"

@@ -6,7 +6,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from shortlist_server.errors import QueryError
     from shortlist_server.model.folder import LoadedModel
+    from shortlist_server.queries import Remarks
 
 
 class Call(Protocol):
@@ -15,12 +17,15 @@ class Call(Protocol):
     Attributes:
         arrived: when it came, by ``time.perf_counter``.
         metadata: the caller's, pairs of key and value.
+        messages: those of a stream whose answers gRPC was given; None of other calls.
     """
 
     @property
     def arrived(self) -> float: ...  # noqa: D102
     @property
     def metadata(self) -> Any: ...  # noqa: D102
+    @property
+    def messages(self) -> int | None: ...  # noqa: D102
 
 
 @dataclass(frozen=True)
@@ -73,11 +78,14 @@ class Observer:
     def calls_answered(self, method: str, calls: Sequence[Call]) -> None:
         """Calls of one RPC have been answered, together, by this thread."""
 
-    def stream_answered(self, method: str) -> None:
+    def stream_answered(self, method: str, call: Call) -> None:
         """A stream has ended as it should."""
 
     def call_failed(self, method: str, call: Call, code: str, request_id: str, error: Exception) -> None:
-        """A call is answered with an error, whose gRPC status is called ``code``."""
+        """A call fails, with the gRPC status of this name: CANCELLED where its caller went away."""
+
+    def call_expired(self, method: str) -> None:
+        """A call was not answered before its deadline, or could not have been, and was let be."""
 
     def entry_failed(self, method: str, code: str, request_id: str, error: Exception) -> None:
         """One request of many in a call is answered with an error."""
@@ -90,8 +98,23 @@ class Observer:
         """
         return time.perf_counter()
 
-    def batch_answered(self, query: str, version: int, answers: Sequence[Any], began: float) -> None:
-        """A model version has answered queries, each by a ranking, scores or an error."""
+    def batch_answered(self, query: str, version: int, answers: "Sequence[Remarks | QueryError]", began: float) -> None:
+        """A model version has answered queries: what is to be said of each answer, or why there is none."""
+
+    def shadow_compared(
+        self, version: int, overlaps: Sequence[float], answer_seconds: float, shadow_seconds: float
+    ) -> None:
+        """A shadow version has answered again what callers were answered together.
+
+        Args:
+            version: its number.
+            overlaps: for each request the share of the items answered that it answered too.
+            answer_seconds: what all those answers took that callers got.
+            shadow_seconds: what the shadow took for them.
+        """
+
+    def shadow_skipped(self, requests: int) -> None:
+        """There was no time to compare the answers to so many requests."""
 
     def model_event(self, event: str, version: int, model: "LoadedModel | None" = None) -> None:
         """Something became of a version.

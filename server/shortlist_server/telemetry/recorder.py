@@ -1,21 +1,23 @@
 """Counts, traces and logs what happens in one server process."""
 
+import logging
 import os
 import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 from shortlist_server.errors import QueryError
 from shortlist_server.model.folder import LoadedModel
-from shortlist_server.queries import Ranking, Recommendation
+from shortlist_server.queries import BEST_UNSEEN, Remarks
 from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.endpoint import Endpoint
 from shortlist_server.telemetry.logs import TURNED_AWAY, EndedCall, RequestLog, request_id_of
 from shortlist_server.telemetry.metrics import FALLBACKS, Metrics
 from shortlist_server.telemetry.observer import Call, Load, Observer, Summary
 from shortlist_server.telemetry.tracing import tracing_of
+
+log = logging.getLogger(__name__)
 
 PULSE_SECONDS = 1.0
 """How often is looked at what nobody tells: the load, and whether log lines were left out."""
@@ -107,9 +109,10 @@ class Telemetry(Observer):
             for call in calls:
                 self._over(method, call, "OK", ended)
 
-    def stream_answered(self, method: str) -> None:
+    def stream_answered(self, method: str, call: Call) -> None:
         """Counts a stream; how long it took was the caller's choice."""
         self._metrics.requests[method, "OK"].inc()
+        self._over(method, call, "OK", time.perf_counter())
 
     def call_failed(self, method: str, call: Call, code: str, request_id: str, error: Exception) -> None:
         """Counts a call that failed."""
@@ -118,6 +121,11 @@ class Telemetry(Observer):
         self._metrics.requests[method, code].inc()
         self._count_refusal(code, error)
         self._over(method, call, code, time.perf_counter(), request_id, error)
+
+    def call_expired(self, method: str) -> None:
+        """Counts a call that was let expire: too many come at once for more."""
+        self._metrics.requests[method, "DEADLINE_EXCEEDED"].inc()
+        self._metrics.refused["deadline_passed",].inc()
 
     def entry_failed(self, method: str, code: str, request_id: str, error: Exception) -> None:
         """Counts a request of many that failed; its call goes on."""
@@ -133,27 +141,41 @@ class Telemetry(Observer):
         self._metrics.batch_size[query,].observe(len(arrived))
         return began
 
-    def batch_answered(self, query: str, version: int, answers: Sequence[Any], began: float) -> None:
+    def batch_answered(self, query: str, version: int, answers: Sequence[Remarks | QueryError], began: float) -> None:
         """Counts answers, and what is unusual about them."""
-        answered = 0
-        for answer in answers:
-            if isinstance(answer, QueryError):
+        answered = len(answers)
+        for remarks in answers:
+            if remarks is BEST_UNSEEN:
                 continue
-            answered += 1
-            if isinstance(answer, Ranking):
-                if answer.shortfall is not None:
-                    self._metrics.short_answers[answer.shortfall.name.lower(),].inc()
-                if isinstance(answer, Recommendation) and answer.source in FALLBACKS:
-                    self._metrics.fallbacks[answer.source.name.lower(),].inc()
+            if isinstance(remarks, QueryError):
+                answered -= 1
+                continue
+            if remarks.shortfall is not None:
+                self._metrics.short_answers[remarks.shortfall.name.lower(),].inc()
+            if remarks.source in FALLBACKS:
+                self._metrics.fallbacks[remarks.source.name.lower(),].inc()
         self._metrics.answers[str(version), query].inc(answered)
         self._metrics.compute_seconds[query,].observe(time.perf_counter() - began)
+
+    def shadow_compared(
+        self, version: int, overlaps: Sequence[float], answer_seconds: float, shadow_seconds: float
+    ) -> None:
+        """Counts what a shadow answered."""
+        requests = len(overlaps)
+        self._metrics.shadow_overlap[str(version),].observe_many(overlaps)
+        for source, seconds in (("answer", answer_seconds), ("shadow", shadow_seconds)):
+            self._metrics.shadow_seconds[source,].observe_many([seconds / requests] * requests)
+
+    def shadow_skipped(self, requests: int) -> None:
+        """Counts what was not compared."""
+        self._metrics.shadow_skipped.inc(requests)
 
     def model_event(self, event: str, version: int, model: LoadedModel | None = None) -> None:
         """Counts what became of versions and says which are loaded."""
         metrics, number = self._metrics, str(version)
         if event == "default":
             if self._default not in (None, version):
-                metrics.model_default[str(self._default),].set(0)
+                metrics.model_default.forget(version=str(self._default))
             self._default, self._last_swap = version, time.time()
             metrics.model_default[number,].set(1)
             metrics.last_swap.set(self._last_swap)
@@ -168,8 +190,7 @@ class Telemetry(Observer):
             model.recommender.neighbours.on_search = metrics.search_seconds["neighbours",].observe
         elif event == "unloaded":
             for gauges in (metrics.model_loaded, metrics.user_table_bytes):
-                for labels in [labels for labels in gauges if labels[0] == number]:
-                    gauges[labels].set(0)
+                gauges.forget(version=number)
 
     def _over(
         self, method: str, call: Call, code: str, ended: float, request_id: str = "", error: Exception | None = None
@@ -184,11 +205,12 @@ class Telemetry(Observer):
             code,
             request_id or request_id_of(call.metadata),
             call.arrived,
-            # What this thread began last is this call's batch, unless the call never came so far.
-            began if code not in TURNED_AWAY and call.arrived <= began else None,
+            # What this thread began last is this call's batch, unless the call never came so far, or had many.
+            began if code not in TURNED_AWAY and call.messages is None and call.arrived <= began else None,
             ended,
             call.metadata,
             error,
+            call.messages,
         )
         self._log.ended(over)
         if traced and self._tracing is not None:
@@ -201,8 +223,11 @@ class Telemetry(Observer):
 
     def _beat(self) -> None:
         while not self._stopping.is_set():
-            self._look()
-            self._log.flush()
+            try:
+                self._look()
+                self._log.flush()
+            except Exception:  # whatever it is, the next look may do better
+                log.exception("the load could not be looked at")
             self._stopping.wait(PULSE_SECONDS)
 
     def _look(self) -> None:

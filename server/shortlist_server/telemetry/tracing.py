@@ -73,7 +73,7 @@ class Tracing:
         return self._roots or any(entry[0] == _PARENT for entry in metadata or ())
 
     def ended(self, call: EndedCall) -> None:
-        """Makes the spans of a call: itself, the time it queued and the time it was computed."""
+        """Makes the spans of a call: itself, the time it queued and the time it was computed, unless it is a stream."""
         from opentelemetry.trace import SpanKind, Status, StatusCode, set_span_in_context
         from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
@@ -83,17 +83,20 @@ class Tracing:
         now, measured = time.time_ns(), time.perf_counter()
         carrier = {key: value for key, value in call.metadata or () if isinstance(value, str)}
         service = self._service_of.get(call.method, "")
+        attributes: dict[str, str | int] = {
+            "rpc.system": "grpc",
+            "rpc.service": service,
+            "rpc.method": call.method,
+            "rpc.grpc.status": call.code,
+            "shortlist.request_id": call.request_id,
+        }
+        if call.messages is not None:
+            attributes["shortlist.messages"] = call.messages
         span = self._tracer.start_span(
             f"{service}/{call.method}",
             TraceContextTextMapPropagator().extract(carrier),
             SpanKind.SERVER,
-            {
-                "rpc.system": "grpc",
-                "rpc.service": service,
-                "rpc.method": call.method,
-                "rpc.grpc.status": call.code,
-                "shortlist.request_id": call.request_id,
-            },
+            attributes,
             start_time=nanoseconds(call.arrived),
         )
         if span.is_recording():

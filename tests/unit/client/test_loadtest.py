@@ -7,6 +7,7 @@ import random
 import struct
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -304,6 +305,12 @@ def test_what_the_generator_itself_costs_is_said() -> None:
     for _ in range(10):
         tally.record_lag(1.0, 0.08)
     assert "after they were due" in outcome_of(tally).bottleneck
+
+
+def test_a_closed_loop_feels_a_busy_generator_earlier() -> None:
+    open_loop = outcome_of(measured().tally, busy=0.8)
+    assert open_loop.bottleneck == ""
+    assert "busy" in replace(open_loop, load=replace(open_loop.load, segments=(), in_flight=8)).bottleneck
 
 
 def test_figures_add_up_and_say_what_was_missed() -> None:

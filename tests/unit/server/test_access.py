@@ -3,6 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -134,6 +135,16 @@ def test_a_malformed_line_is_named(tmp_path: Path, line: str, words: str) -> Non
     assert words in str(caught.value)
     assert "secret" not in str(caught.value)  # which may be a token that was put there by mistake
     assert "s/e/c/r/e/t" not in str(caught.value)
+
+
+def test_of_tokens_added_at_once_none_is_lost(tmp_path: Path) -> None:
+    path = tmp_path / "tokens"
+    added = [new_token(f"caller{number}", ["read"]) for number in range(40)]
+    with ThreadPoolExecutor(8) as callers:
+        list(callers.map(lambda each: append_token(path, each[1]), added))
+    tokens = read_tokens(path)
+    assert all(tokens.find(secret) == token for secret, token in added)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["tokens"]
 
 
 def test_a_token_is_found_by_itself_alone_with_what_its_line_says(tmp_path: Path) -> None:

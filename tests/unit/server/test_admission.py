@@ -156,3 +156,12 @@ def test_a_turn_that_is_given_to_somebody_who_has_gone_goes_to_the_next() -> Non
     assert len(done) == 6
     with admission.work(1):  # no turn was lost
         pass
+
+
+def test_work_about_others_does_not_count_as_that_of_who_has_a_place() -> None:
+    admission = Admission(working=1, waiting=1)
+    admission.enter()
+    time.sleep(0.05)
+    admission.spent(99)
+    admission.leave()
+    assert 0.0005 <= admission.seconds_per_request < 0.05

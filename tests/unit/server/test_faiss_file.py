@@ -1,5 +1,6 @@
 """Files of FAISS that hold what would end the process or lead a search astray."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +48,56 @@ def test_lists_that_name_items_which_are_not_there_or_one_twice_are_refused(
 
     assert read_faiss_file(written(tmp_path, "IVF2,Flat", rng))[0].ntotal == 100
     with pytest.raises(BadModel, match=r"items\.faiss (lists items that are not there|does not list every item once)"):
+        read_faiss_file(written(tmp_path, "IVF2,Flat", rng, change))
+
+
+def other_quantizer(index: Any) -> None:
+    """A graph in place of the centroids, which is an index in its turn."""
+    graph = _FAISS.IndexHNSWFlat(index.d, 4, _FAISS.METRIC_INNER_PRODUCT)
+    graph.add(np.eye(index.nlist, index.d, dtype=np.float32))
+    graph.this.disown()  # the index frees it
+    index.quantizer = graph
+
+
+def longer_blocks(index: Any) -> None:
+    index.bbs *= 1_000
+
+
+def more_codes_than_there_are(index: Any) -> None:
+    index.ntotal2 = 10**9
+
+
+def fewer_codes(index: Any) -> None:
+    index.codes.resize(16)
+
+
+@pytest.mark.parametrize(
+    ("kind", "change", "fault"),
+    [
+        ("IVF2,Flat", other_quantizer, "holds an IndexHNSWFlat, where one of IndexFlat, "),
+        ("PQ2x4fs", longer_blocks, "holds another number of codes than of vectors"),
+        ("PQ2x4fs", more_codes_than_there_are, "holds another number of codes than of vectors"),
+        ("PQ2x4fs", fewer_codes, "holds another number of codes than of vectors"),
+    ],
+)
+def test_a_file_whose_parts_do_not_belong_together_is_refused_before_it_is_searched(
+    tmp_path: Path, rng: np.random.Generator, kind: str, change: Callable[[Any], None], fault: str
+) -> None:
+    assert read_faiss_file(written(tmp_path, kind, rng))[0].ntotal == 100
+    with pytest.raises(BadModel, match=rf"items\.faiss {fault}"):
+        read_faiss_file(written(tmp_path, kind, rng, change))
+
+
+def test_lists_that_are_in_another_file_are_refused(tmp_path: Path, rng: np.random.Generator) -> None:
+    elsewhere = tmp_path / "elsewhere"
+
+    def change(index: Any) -> None:
+        lists = _FAISS.OnDiskInvertedLists(index.nlist, index.code_size, str(elsewhere))
+        lists.merge_from_1(index.invlists)
+        lists.this.disown()  # the index frees it
+        index.replace_invlists(lists, True)
+
+    with pytest.raises(BadModel, match=r"items\.faiss holds lists of the kind OnDiskInvertedLists"):
         read_faiss_file(written(tmp_path, "IVF2,Flat", rng, change))
 
 

@@ -13,6 +13,9 @@ import pytest
 
 from shortlist_server.errors import BadModel
 from shortlist_server.faiss_index import FaissIndex, read_faiss_index
+from shortlist_server.item_attributes import AllowedItems
+from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
+from shortlist_trainer.export.index_candidates import CANDIDATES, IndexBuilder
 
 ITEMS, SIZE = 2_000, 8
 Float32Array = npt.NDArray[np.float32]
@@ -54,6 +57,10 @@ def ivf(vectors: Float32Array, metric: int, lists: int = 20) -> Any:
     return filled(FAISS.IndexIVFFlat(FAISS.IndexFlat(size, metric), size, lists, metric), vectors)
 
 
+def by_length(vectors: Float32Array, kind: str) -> Any:
+    return IndexBuilder(vectors, 0).build(next(candidate for candidate in CANDIDATES if candidate.kind == kind))
+
+
 KINDS: dict[str, tuple[Callable[[Float32Array], Any], dict[str, float]]] = {
     "flat": (lambda v: filled(FAISS.IndexFlatIP(SIZE), v), {}),
     "ivf": (lambda v: ivf(v, IP), {"nprobe": 2}),
@@ -75,6 +82,8 @@ KINDS: dict[str, tuple[Callable[[Float32Array], Any], dict[str, float]]] = {
         lambda v: filled(FAISS.IndexHNSWSQ(SIZE, FAISS.ScalarQuantizer.QT_8bit, 4, IP), v),
         {"efSearch": 10},
     ),
+    "length": (lambda v: by_length(v, "length"), {"longest_lists": 4}),
+    "length-pq": (lambda v: by_length(v, "length-pq"), {"longest_lists": 4, "k_factor": 1.5}),
 }
 APPROXIMATE = [kind for kind in KINDS if kind != "flat"]
 
@@ -98,14 +107,17 @@ def test_scores_are_the_inner_products_of_the_rows(
     index = read(tmp_path, kind, vectors)
     scores, rows = index.search(queries, 10)
     assert (scores.dtype.name, rows.dtype.name) == ("float32", "int64")
-    assert scores.shape == rows.shape == (50, 10)
+    assert scores.shape == rows.shape == (50, 15 if kind == "length-pq" else 10)  # the rough codes' best are a start
     assert index.exact is (kind == "flat")
-    assert index.rounded_scores is kind.endswith("sq8")
+    assert index.rounded_scores is (kind.endswith("sq8") or kind == "length-pq")
     assert (np.diff(scores, axis=1) <= 0).all()
     found = rows >= 0
     expected = np.einsum("bkd,bd->bk", vectors[rows], queries)
-    tolerance = 0.5 if index.rounded_scores else 1e-4
-    np.testing.assert_allclose(scores[found], expected[found], atol=tolerance)
+    if kind == "length-pq":
+        assert np.corrcoef(scores[found], expected[found])[0, 1] > 0.9
+    else:
+        tolerance = 0.5 if index.rounded_scores else 1e-4
+        np.testing.assert_allclose(scores[found], expected[found], atol=tolerance)
 
 
 @pytest.mark.parametrize("kind", APPROXIMATE)
@@ -147,6 +159,39 @@ def test_what_is_not_found_is_no_row_with_no_score(
         assert (rows[:, -1] == -1).all()
         assert (scores[rows == -1] == -np.inf).all()
         assert np.isfinite(scores[rows >= 0]).all()
+
+
+@pytest.mark.parametrize("kind", [kind for kind in KINDS if kind != "pq-refine"])
+@pytest.mark.parametrize("asking", [1, 50])
+def test_what_a_filter_leaves_too_little_of_comes_first_and_nothing_after_it(
+    tmp_path: Path, vectors: Float32Array, queries: Float32Array, kind: str, asking: int
+) -> None:
+    few = AllowedItems(np.arange(len(vectors)) % (len(vectors) // 4) == 1)
+    scores, rows = read(tmp_path, kind, vectors).search(queries[:asking], 12, 16.0, few)
+    there = rows >= 0
+    assert (there.sum(axis=1) <= len(few.rows)).all()
+    assert (np.diff(there.astype(int), axis=1) <= 0).all()
+    assert set(rows[there].tolist()) <= set(few.rows.tolist())
+    assert (scores[~there] == -np.inf).all()
+    assert np.isfinite(scores[there]).all()
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("asking", [1, 50])
+def test_every_kind_finds_as_many_as_are_asked_for_of_those_that_a_filter_lets_pass(
+    tmp_path: Path, vectors: Float32Array, queries: Float32Array, kind: str, asking: int
+) -> None:
+    half = AllowedItems(np.arange(len(vectors)) % 2 == 0)
+    index = ItemIndex(read(tmp_path, kind, vectors), vectors)
+    searches = Searches(queries[:asking], [10] * asking, [NO_ROWS] * asking, [half] * asking, [16.0] * asking)
+    found = index.search(searches)
+    assert found.lengths.tolist() == [10] * asking
+    assert (found.rows % 2 == 0).all()
+    best = np.argsort(-(queries[:asking] @ vectors[::2].T), axis=1)[:, :10] * 2
+    assert (
+        np.mean([len(set(a) & set(b)) for a, b in zip(best.tolist(), found.rows.reshape(-1, 10).tolist(), strict=True)])
+        > 7
+    )
 
 
 def test_hnsw_searches_for_at_least_as_many_as_are_asked_for(
@@ -221,3 +266,41 @@ def test_a_file_that_is_no_index_is_refused_by_name(tmp_path: Path, content: byt
     (tmp_path / "items.faiss").write_bytes(content)
     with pytest.raises(BadModel, match=r"items\.faiss is not a readable FAISS index"):
         read_faiss_index(tmp_path / "items.faiss", Info("flat"), (1, 1))
+
+
+@pytest.mark.parametrize("kind", ["length", "length-pq"])
+def test_the_longest_vectors_are_searched_and_no_others(
+    tmp_path: Path, vectors: Float32Array, queries: Float32Array, kind: str
+) -> None:
+    index = read(tmp_path, kind, vectors)
+    longest = np.argsort(-np.linalg.norm(vectors, axis=1))[: 4 * 32]  # 63 lists of 32
+    for asked in (queries, queries[:1]):
+        _, rows = index.search(asked, 16)
+        assert np.isin(rows, longest).all()
+        _, deeper = index.search(asked, 64)  # four times as deep, in more lists
+        assert not np.isin(deeper, longest).all()
+
+
+def test_queries_of_another_length_are_refused(tmp_path: Path, vectors: Float32Array, queries: Float32Array) -> None:
+    with pytest.raises(ValueError, match="queries have 7 columns, and the index 8"):
+        read(tmp_path, "hnsw", vectors).search(queries[:, :7], 10)
+
+
+@pytest.mark.parametrize("scaled", [False, True])
+def test_what_rough_codes_find_is_scored_again_alone_and_in_batches(
+    vectors: Float32Array, queries: Float32Array, scaled: bool
+) -> None:
+    scale = np.linspace(0.5, 1.5, ITEMS, dtype=np.float32) if scaled else None
+    indexed = vectors if scale is None else vectors * scale[:, None]
+    whole = {"longest_lists": 63.0, "k_factor": 6.0}
+    index = ItemIndex(FaissIndex(by_length(indexed, "length-pq"), "length-pq", "none", whole), vectors, scale)
+    exact = queries @ indexed.T
+    best = np.argsort(-exact, axis=1)[:, :10]
+    for asked in (slice(None), slice(0, 1)):
+        count = len(queries[asked])
+        found = index.search(Searches(queries[asked], [10] * count, [NO_ROWS] * count, [None] * count, [1.0] * count))
+        rows = found.rows.reshape(count, 10)
+        np.testing.assert_allclose(
+            found.scores.reshape(count, 10), np.take_along_axis(exact[asked], rows, axis=1), rtol=1e-5
+        )
+        assert np.mean(rows == best[asked]) > 0.95

@@ -12,6 +12,7 @@ from shortlist_server.errors import BadModel
 from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.model.folder import load_model
 from shortlist_server.recommend import Recommender
+from shortlist_server.service.requests import MAX_HISTORY, MAX_WEIGHT
 from shortlist_trainer.models import FoldIn as PublishedFoldIn
 from shortlist_trainer.models import fit
 from shortlist_trainer.models.ials import ImplicitALS, ImplicitALSConfig
@@ -142,6 +143,21 @@ def test_the_mean_of_directions_is_as_long_as_the_mean_user(
 def test_a_model_without_users_has_a_zero_mean() -> None:
     vector, _ = UserLength(CosineMean(MEAN_ITEMS[:, :2]), 1, MEAN_USERS[2:]).vector(np.array([0]), None)
     assert vector.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("weight", [-MAX_WEIGHT, MAX_WEIGHT])
+def test_the_largest_weights_overflow_nothing(rng: np.random.Generator, weight: int) -> None:
+    items, users = vectors(rng, MAX_HISTORY), vectors(rng, 30)
+    rows, weights = np.arange(MAX_HISTORY), np.full(MAX_HISTORY, weight, np.float32)
+    solvers: list[FoldIn] = [
+        ImplicitLeastSquares(items, 0.25, 0.125, 1.5),
+        NormalPrior(items, 1, users, None, 3.5, 0.5),
+        CosineMean(items),
+        UserLength(CosineMean(items[:, :-1]), 1, users),
+    ]
+    for solver in solvers:
+        vector, bias = solver.vector(rows, weights)
+        assert np.isfinite([*vector, bias, *(items @ vector)]).all()
 
 
 def test_an_empty_history_of_ials_is_a_zero_vector(rng: np.random.Generator) -> None:

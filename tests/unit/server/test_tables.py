@@ -8,7 +8,6 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import pytest
-import torch
 from safetensors.numpy import save_file
 
 from shortlist_server.errors import BadModel
@@ -16,7 +15,7 @@ from shortlist_server.id_table import UNKNOWN, IdTable
 from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.model.tensors import map_tensors
 from shortlist_server.seen_items import SeenItems
-from shortlist_server.user_embeddings import UserEmbeddings, gather_on_device
+from shortlist_server.user_embeddings import UserEmbeddings
 from shortlist_trainer.export.id_table import id_table
 
 IDS = ["1", "01", "ann", "été", "x" * 512, "a\x00b", "電影"]
@@ -51,13 +50,20 @@ def test_an_empty_lookup_gives_no_rows() -> None:
     assert table_of(IDS).rows([]).tolist() == []
 
 
-def test_ids_are_the_same_however_often_and_however_many_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("shortlist_server.id_table._REMEMBERED", 2)
+def test_padded_ids_are_those_of_the_rows_with_something_behind() -> None:
     table = table_of(IDS)
-    rng = np.random.default_rng(3)
-    for _ in range(30):
-        rows = rng.integers(0, len(IDS), 5)
-        assert table.ids(rows) == [IDS[row] for row in rows.tolist()]
+    rows = np.array([len(IDS) - 1, 0, 1, 0])
+    padded = table.padded(rows, 1_000)
+    assert padded is not None
+    cut = [row[:length].tobytes().decode() for row, length in zip(*padded, strict=True)]
+    assert cut == [IDS[row] for row in rows.tolist()]
+
+
+def test_ids_longer_than_the_width_are_not_padded() -> None:
+    longest = max(len(one.encode()) for one in IDS)
+    rows = np.arange(len(IDS))
+    assert table_of(IDS).padded(rows, longest - 1) is None
+    assert table_of(IDS).padded(rows, longest) is not None
 
 
 def test_seen_items_are_those_of_the_user() -> None:
@@ -72,11 +78,6 @@ def test_embeddings_are_gathered_in_order_as_float32(dtype: type[np.floating]) -
     assert gathered.dtype == np.float32
     assert gathered.tolist() == [[9, 10, 11], [0, 1, 2], [9, 10, 11]]
     assert users.biases(np.array([0, 3])).tolist() == [0.5, 2.0]
-    as_on_a_gpu = gather_on_device(
-        torch.arange(12).reshape(4, 3).to(getattr(torch, dtype.__name__)), np.array([3, 0, 3])
-    )
-    assert as_on_a_gpu.dtype == np.float32
-    assert as_on_a_gpu.tolist() == gathered.tolist()
 
 
 def test_attributes_come_in_the_order_of_the_rows_with_none_where_they_are_missing() -> None:

@@ -1,5 +1,7 @@
 """Answers written by hand read as protobuf's own."""
 
+from itertools import pairwise
+
 import numpy as np
 from hypothesis import given
 from hypothesis import strategies as st
@@ -7,22 +9,33 @@ from hypothesis import strategies as st
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.service import wire
 
-ids = st.text(max_size=40) | st.integers(100, 700).map(lambda length: "é" * length)
-attributes = st.none() | st.dictionaries(st.text(max_size=5), st.text(max_size=200), max_size=3)
-items = st.lists(st.tuples(ids, st.floats(width=32, allow_nan=False), attributes), max_size=5)
+ids = st.text(max_size=40) | st.integers(50, 700).map(lambda length: "é" * length)
+scores = st.floats(width=32, allow_nan=False)
+attributes = st.dictionaries(st.text(max_size=5), st.text(max_size=200), max_size=3)
 
 
-@given(items=items, named=st.booleans())
-def test_items_read_as_they_were_written(items: list[tuple[str, float, dict[str, str] | None]], named: bool) -> None:
-    expected = []
-    for item_id, score, values in items:
-        given = {name: common_pb2.AttributeValue(string_value=text) for name, text in (values or {}).items()}
-        expected.append(recommender_pb2.ScoredItem(item_id=item_id, score=score, attributes=given if named else None))
-    more = [recommender_pb2.ScoredItem(attributes=item.attributes).SerializeToString() for item in expected]
-    heads = [wire.item_head(1, item.item_id.encode(), rest) for item, rest in zip(expected, more, strict=True)]
-    written = wire.scored_items(heads, np.array([score for _, score, _ in items], dtype=np.float32))
-    response = recommender_pb2.RecommendResponse.FromString(b"".join(written))
-    assert response == recommender_pb2.RecommendResponse(items=expected)
+@given(item_id=ids, score=scores, texts=attributes)
+def test_an_item_reads_as_it_was_written(item_id: str, score: float, texts: dict[str, str]) -> None:
+    values = {name: common_pb2.AttributeValue(string_value=text) for name, text in texts.items()}
+    expected = recommender_pb2.ScoredItem(item_id=item_id, score=score, attributes=values)
+    more = recommender_pb2.ScoredItem(attributes=values).SerializeToString()
+    written = wire.scored_item(1, item_id.encode(), score, more)
+    response = recommender_pb2.RecommendResponse.FromString(written)
+    assert response == recommender_pb2.RecommendResponse(items=[expected])
+
+
+@given(items=st.lists(st.tuples(st.text(max_size=5) | st.text("é", max_size=wire.LONGEST_ID // 2), scores), max_size=5))
+def test_items_written_together_read_as_one_by_one(items: list[tuple[str, float]]) -> None:
+    encoded = [item_id.encode() for item_id, _ in items]
+    padded = np.array([[*one.ljust(wire.LONGEST_ID, b"?")] for one in encoded], dtype=np.uint8)
+    padded = padded.reshape(len(items), wire.LONGEST_ID)
+    lengths = np.array([len(one) for one in encoded], dtype=np.int64)
+    written, sizes = wire.scored_items(1, padded, lengths, np.array([score for _, score in items], dtype=np.float32))
+    expected = [recommender_pb2.ScoredItem(item_id=item_id, score=score) for item_id, score in items]
+    assert recommender_pb2.RecommendResponse.FromString(written) == recommender_pb2.RecommendResponse(items=expected)
+    bounds = pairwise([0, *np.cumsum(sizes).tolist()])
+    each = [recommender_pb2.RecommendResponse.FromString(written[begin:end]).items[0] for begin, end in bounds]
+    assert each == expected
 
 
 @given(number=st.integers(1, 15), length=st.sampled_from([0, 1, 127, 128, 16_383, 16_384, 3_000_000]))

@@ -19,7 +19,7 @@ RECALL_CUTOFFS = (10, 100)
 RECALL_QUERIES = 1_000
 _MOST_K = 1_000
 
-WORTH = 0.8
+WORTH = 0.9
 """What is not exact must cost less than this share of what is exact to be worth its losses, and the noise of clocks."""
 
 

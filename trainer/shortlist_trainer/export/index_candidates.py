@@ -1,5 +1,6 @@
 """The approximate indexes that FAISS has for item embeddings, each with the dial that trades recall for time."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -20,6 +21,13 @@ Inner-Product Spaces"). The query's own extra column is 0."""
 SQUARED_LENGTH = "squared_length"
 """The search parameter that turns a distance over augmented vectors back into an inner product."""
 
+LONGEST_LISTS = "longest_lists"
+"""The search parameter of lists by length: how many of them are searched, the longest vectors first."""
+
+_LISTS_BY_LENGTH = 64
+_BLOCK = 32  # codes are scanned so many at a time
+_ROUGH_K_FACTORS = (1.5, 2.0, 3.0, 4.0)
+_LEARNED_FROM = 8, 4_096  # codes of lists by length are learned from one in so many items, or so many
 _LINKS = 32  # of an item in HNSW's graph
 _EF_CONSTRUCTION = 200
 _MOST_EF_SEARCH = 2_048
@@ -28,6 +36,7 @@ _LISTS = 4  # times the root of the number of items
 _LISTS_GROWTH = 1 / 3  # by which power of the depth a server looks into more lists
 _LISTS_OF_CODES = 1  # the same; codes are scanned 32 at a time, so that short lists of them are wasteful
 _POINTS_PER_LIST = 64  # that k-means learns from; with FAISS's 256 it takes minutes for a million items
+_LENGTH_GROWTH = 2 / 3  # the same of lists by length
 _STEPS = 20  # of a dial, each a quarter to a half more than the one before
 
 
@@ -37,7 +46,7 @@ class Candidate:
 
     Attributes:
         family: of those whose time grows alike with the catalogue.
-        kind: "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" or "hnsw-sq8".
+        kind: "length", "length-pq", "ivf", "ivf-sq8", "ivf-pq-refine", "pq-refine", "hnsw" or "hnsw-sq8".
         transform: "none" or "l2-augmented".
     """
 
@@ -53,6 +62,7 @@ class Candidate:
 CANDIDATES = tuple(
     Candidate(family, kind, transform)
     for family, kinds, transforms in (
+        ("length", ("length", "length-pq"), (NO_TRANSFORM,)),
         ("ivf", ("ivf", "ivf-sq8"), (NO_TRANSFORM, L2_AUGMENTED)),
         ("pq", ("pq-refine",), (NO_TRANSFORM,)),
         ("ivf-pq", ("ivf-pq-refine",), (NO_TRANSFORM, L2_AUGMENTED)),
@@ -82,12 +92,17 @@ class IndexBuilder:
         self._seed = seed
         self._vectors = {NO_TRANSFORM: np.ascontiguousarray(vectors)}
         self._coarse: dict[tuple[str, int], Any] = {}
-        lengths = np.linalg.norm(vectors, axis=1)
-        # Vectors of one length have the same neighbours by either measure.
-        self.transforms = (NO_TRANSFORM, L2_AUGMENTED) if np.ptp(lengths) > 1e-3 * lengths.max() else (NO_TRANSFORM,)
+        self._lengths = np.linalg.norm(vectors, axis=1)
+
+    def suits(self, candidate: Candidate) -> bool:
+        """Whether it is worth a try: vectors of one length have the same neighbours by any measure, and no longest."""
+        by_length = candidate.transform == L2_AUGMENTED or candidate.family == "length"
+        return not by_length or bool(np.ptp(self._lengths) > 1e-3 * self._lengths.max())
 
     def build(self, candidate: Candidate) -> Any:
         """The FAISS index of a candidate, holding every vector."""
+        if candidate.family == "length":
+            return self._by_length(candidate.kind == "length-pq")
         vectors, metric = self._prepared(candidate.transform)
         size = vectors.shape[1]
         # Fast scan reads four bits a sub-vector: of two columns each, or of one where their number is odd.
@@ -114,6 +129,32 @@ class IndexBuilder:
         index.add(vectors)
         return index
 
+    def _by_length(self, coded: bool) -> Any:
+        """Lists of the longest vectors, the next longest and so on: long ones have most of the greatest inner products.
+
+        Codes are four bits a column. They only tell which vectors are worth scoring.
+        """
+        vectors = self.vectors
+        items, size = vectors.shape
+        in_list = _BLOCK * math.ceil(items / (_BLOCK * _LISTS_BY_LENGTH))
+        order = np.argsort(-self._lengths, kind="stable")
+        lists = np.empty(items, np.int64)
+        lists[order] = np.arange(items) // in_list
+        means = np.add.reduceat(vectors[order], np.arange(0, items, in_list)) / in_list  # none asks for them
+        quantizer = _FAISS.IndexFlatIP(size)
+        quantizer.add(means)
+        if coded:
+            index = _FAISS.IndexIVFPQ(quantizer, size, len(means), size, 4, _FAISS.METRIC_INNER_PRODUCT)
+            index.by_residual = False
+            share, least = _LEARNED_FROM
+            index.train(vectors[order[: max(items // share, least)]])
+        else:
+            index = _FAISS.IndexIVFFlat(quantizer, size, len(means), _FAISS.METRIC_INNER_PRODUCT)
+        rows = np.arange(items)
+        index.add_core(items, *(_FAISS.swig_ptr(array) for array in (vectors, rows, lists)))
+        # A copy has all that it refers to.
+        return _FAISS.clone_index(_FAISS.IndexIVFPQFastScan(index) if coded else index)
+
     def _prepared(self, transform: str) -> tuple[Float32Array, int]:
         if transform not in self._vectors:
             self._vectors[transform] = augmented(self._vectors[NO_TRANSFORM])
@@ -135,6 +176,11 @@ class IndexBuilder:
             self._coarse[transform, lists] = quantizer
         return self._coarse[transform, lists], size, lists
 
+    @property
+    def vectors(self) -> Float32Array:
+        """(items, d) float32 as they are."""
+        return self._vectors[NO_TRANSFORM]
+
     def squared_length(self, transform: str) -> dict[str, float]:
         """The search parameter of that name where the transform needs it."""
         if transform == NO_TRANSFORM:
@@ -151,6 +197,11 @@ def dials(candidate: Candidate, index: Any, k: int) -> list[list[dict[str, float
     if candidate.family == "hnsw":
         return [[{"efSearch": value} for value in _spread(max(k, 8), max(_MOST_EF_SEARCH, 4 * k))]]
     ivf = _FAISS.extract_index_ivf(index)
+    if candidate.family == "length":
+        lists = [{LONGEST_LISTS: value} for value in _spread(1, ivf.nlist)]
+        if candidate.kind == "length":
+            return [lists]
+        return [[longest | {"k_factor": factor} for longest in lists] for factor in _ROUGH_K_FACTORS]
     probes = [{"nprobe": value} for value in _spread(1, ivf.nlist)]
     if candidate.family == "ivf":
         return [probes]
@@ -162,13 +213,20 @@ def _spread(least: float, most: float) -> list[float]:
     return values
 
 
-def search_of(index: Any, transform: str, parameters: Mapping[str, float], usual_k: int | None = None) -> Search:
+def search_of(
+    index: Any,
+    transform: str,
+    parameters: Mapping[str, float],
+    vectors: Float32Array,
+    usual_k: int | None = None,
+) -> Search:
     """How a candidate searches with a setting of its dial, as a server does.
 
     Args:
         index: the FAISS index.
         transform: as in ``Candidate``.
         parameters: the setting.
+        vectors: (items, d) float32, by which is scored again what codes have found.
         usual_k: for searches of how many items the setting is; None for any. Those of more look further.
     """
 
@@ -176,10 +234,34 @@ def search_of(index: Any, transform: str, parameters: Mapping[str, float], usual
         if transform == L2_AUGMENTED:
             queries = np.hstack([queries, np.zeros((len(queries), 1), np.float32)])
         depth = 1.0 if usual_k is None else max(1.0, k / usual_k)
+        if LONGEST_LISTS in parameters:
+            return _longest_first(index, parameters, vectors, queries, k, depth)
         rows: Int64Array = index.search(queries, k, params=_search_parameters(index, parameters, k, depth))[1]
         return rows
 
     return search
+
+
+def _longest_first(
+    index: Any, parameters: Mapping[str, float], vectors: Float32Array, queries: Float32Array, k: int, depth: float
+) -> Int64Array:
+    """The rows of the best of the longest vectors."""
+    found = min(math.ceil(k * parameters.get("k_factor", 1.0)), index.ntotal)
+    nprobe = min(round(parameters[LONGEST_LISTS] * depth**_LENGTH_GROWTH), index.nlist)
+    queries = np.ascontiguousarray(queries)
+    lists = np.tile(np.arange(nprobe), (len(queries), 1))
+    distances = np.zeros(lists.shape, np.float32)  # to centroids, from which these kinds take nothing
+    scores, rows = np.empty((len(queries), found), np.float32), np.empty((len(queries), found), np.int64)
+    inputs, outputs = map(_FAISS.swig_ptr, (lists, distances)), map(_FAISS.swig_ptr, (scores, rows))
+    settings = _FAISS.SearchParametersIVF(nprobe=nprobe)
+    index.search_preassigned_c(len(queries), _FAISS.swig_ptr(queries), found, *inputs, *outputs, False, settings)
+    if "k_factor" not in parameters:
+        return rows
+    pointers = map(_FAISS.swig_ptr, (scores, queries, vectors, rows))
+    _FAISS.fvec_inner_products_by_idx(*pointers, vectors.shape[1], *rows.shape)
+    order = np.argsort(-scores, axis=1, kind="stable") + np.arange(len(rows))[:, None] * found
+    best: Int64Array = rows.take(order[:, :k])
+    return best
 
 
 def _search_parameters(index: Any, parameters: Mapping[str, float], k: int, depth: float) -> Any:

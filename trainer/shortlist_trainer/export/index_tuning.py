@@ -55,7 +55,7 @@ class IndexGoal:
         k: how many items are asked for.
         memory_bytes: the most that it may take beside the embeddings, which every server holds; None for any size.
         exact_below: catalogues of fewer numbers (items times columns) are searched exactly without a further look. At
-            64 columns that is 4,000 items, whose search takes 50 microseconds on one core.
+            64 columns that is 2,000 items.
         seconds: no index is begun that would end later than so long after the first, or so long for every million
             items.
     """
@@ -63,7 +63,7 @@ class IndexGoal:
     recall: float = 0.99
     k: int = 10
     memory_bytes: int | None = None
-    exact_below: int = 256_000
+    exact_below: int = 128_000
     seconds: float = 400.0
 
     @property
@@ -172,7 +172,7 @@ def tune(
     began, tuning = time.monotonic(), Tuning(exact[0])
     most_cost = exact[0].cost
     builder = IndexBuilder(vectors, seed)
-    candidates = [candidate for candidate in CANDIDATES if candidate.transform in builder.transforms]
+    candidates = [candidate for candidate in CANDIDATES if builder.suits(candidate)]
     seconds: dict[Candidate, float] = {}
     piloted = len(vectors) > 2 * _PILOT_ITEMS
     if piloted:
@@ -187,7 +187,7 @@ def tune(
             continue
         say(f"building {candidate}")
         index = builder.build(candidate)
-        sweep = _Sweep(candidate, index, builder.squared_length(candidate.transform), truth, goal)
+        sweep = _Sweep(candidate, index, builder, truth, goal)
         if sweep.too_large is not None:
             tuning.left_out.append(sweep.too_large)
             continue
@@ -199,7 +199,7 @@ def tune(
         if best is not None:
             most_cost = min(most_cost, best.cost)
             met = [one for one in met if one[1].cost < _BEYOND * most_cost]
-            met.append((index, best, search_of(index, candidate.transform, best.search_parameters, goal.usual_k)))
+            met.append((index, best, sweep.search(best.search_parameters)))
     _choose(tuning, met, exact, worth, truth, goal)
     return tuning
 
@@ -262,7 +262,7 @@ def _pilot(
         index = builder.build(candidate)
         # Half as much again: graphs and lists take a little longer with each doubling.
         seconds[candidate] = 1.5 * growth * (time.monotonic() - began)
-        sweep = _Sweep(candidate, index, builder.squared_length(candidate.transform), sampled, goal, growth)
+        sweep = _Sweep(candidate, index, builder, sampled, goal, growth)
         if sweep.too_large is not None:
             left_out.append(sweep.too_large)
             continue
@@ -283,7 +283,7 @@ class _Sweep:
     Args:
         candidate: what it is.
         index: its FAISS index.
-        extra: search parameters beside the dial's.
+        builder: who built it.
         truth: the exact answers.
         goal: what to reach.
         growth: how many times as many items the catalogue has.
@@ -293,12 +293,13 @@ class _Sweep:
         self,
         candidate: Candidate,
         index: Any,
-        extra: Mapping[str, float],
+        builder: IndexBuilder,
         truth: GroundTruth,
         goal: IndexGoal,
         growth: float = 1.0,
     ) -> None:
-        self._candidate, self._index, self._extra, self._truth, self._goal = candidate, index, extra, truth, goal
+        self._candidate, self._index, self._truth, self._goal = candidate, index, truth, goal
+        self._vectors, self._extra = builder.vectors, builder.squared_length(candidate.transform)
         self._bytes = bytes_of(index)
         self._middle = len(truth.halves()[0].queries)
         self._measured: dict[tuple[tuple[str, float], ...], tuple[Measured, IndexPoint]] = {}
@@ -315,6 +316,10 @@ class _Sweep:
     def most(self) -> IndexPoint:
         """The one that found the most."""
         return max(self.points, key=lambda point: point.recall)
+
+    def search(self, setting: Mapping[str, float]) -> Search:
+        """How a server searches the index with a setting."""
+        return search_of(self._index, self._candidate.transform, setting, self._vectors, self._goal.usual_k)
 
     def cheapest(self, most_cost: float) -> IndexPoint | None:
         """The cheapest setting that reaches the goal; None where none does at less than about ``most_cost``."""
@@ -355,9 +360,7 @@ class _Sweep:
     def _at(self, setting: Mapping[str, float]) -> tuple[Measured, IndexPoint]:
         key = tuple(setting.items())
         if key not in self._measured:
-            measured = self._truth.measure(
-                search_of(self._index, self._candidate.transform, setting, self._goal.usual_k), self._goal.k
-            )
+            measured = self._truth.measure(self.search(setting), self._goal.k)
             kind, transform = self._candidate.kind, self._candidate.transform
             held_out = measured.shares[-self._middle :]
             point = _point(kind, transform, {**setting, **self._extra}, measured, held_out, self._bytes)

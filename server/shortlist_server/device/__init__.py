@@ -1,0 +1,1 @@
+"""The device that user tables live on: which one, its memory, and tables that several workers have there once."""

@@ -1,0 +1,52 @@
+"""A server's own memory stays flat: its threads share a heap, and what is free of it goes back to the system."""
+
+import contextlib
+import ctypes
+import gc
+import os
+import threading
+from pathlib import Path
+
+_M_ARENA_MAX = -8  # of glibc's malloc.h
+_PAGE_BYTES = os.sysconf("SC_PAGE_SIZE")
+
+TIDY_SECONDS = 60.0
+"""It takes 3 to 25 ms, in which calls wait."""
+
+_WORTHWHILE_BYTES = 1 << 20
+
+
+def share_one_arena() -> None:
+    """Has threads that start from now on allocate from one heap; does nothing where the C library is not glibc.
+
+    glibc gives threads heaps of their own, up to eight for each core, and what calls leave in one is of no use to the
+    others: under callers who misbehave, a server grew from 554 to 651 MB while 25,000 connections came and went, and by
+    1 MB with one heap. Under the interpreter's lock, threads seldom allocate at the same time.
+    """
+    with contextlib.suppress(OSError, AttributeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def tidy_until(stop: threading.Event) -> None:
+    """Gives the system back, once a minute, what has grown since and is free; returns when an event is set.
+
+    What is free keeps its pages where something in use lies above it on the heap: many calls at once, or a version that
+    came and went, would raise a server's memory for good. After 20,000 misbehaving connections it had 312 MB, of which
+    235 were in use.
+    """
+    kept = 0
+    while not stop.wait(TIDY_SECONDS):
+        if _own_bytes() > kept + _WORTHWHILE_BYTES:
+            gc.collect()  # what lies in cycles is free as well
+            with contextlib.suppress(OSError, AttributeError):  # the C library is not glibc
+                ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
+            kept = _own_bytes()
+
+
+def _own_bytes() -> int:
+    """Resident memory that is no file's; 0 where that is not known."""
+    try:
+        _, resident, shared, *_ = Path("/proc/self/statm").read_text().split()
+    except (OSError, ValueError):
+        return 0
+    return (int(resident) - int(shared)) * _PAGE_BYTES

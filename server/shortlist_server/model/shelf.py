@@ -1,0 +1,212 @@
+"""The versions that this process has read, and why it has refused others."""
+
+import logging
+import math
+import threading
+import time
+import weakref
+from collections.abc import Callable, Collection, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from shortlist_server.device.choice import memory_of, return_unused_memory
+from shortlist_server.device.tables import DeviceTables, tables_on
+from shortlist_server.errors import BadModel, LoadingStopped, UnreadableModel
+from shortlist_server.model.folder import LoadedModel, load_model
+from shortlist_server.model.pages import touch
+from shortlist_server.model.versions import Appearance, appearance, changed, mark
+
+log = logging.getLogger(__name__)
+
+OnEvent = Callable[[str, int, LoadedModel | None], None]
+
+_RETRY_SECONDS = 60.0
+"""After so long a folder that is not itself at fault, for want of memory perhaps, is read again."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A version that has been read.
+
+    Attributes:
+        model: it.
+        appearance: what its folder looked like.
+        mark: tells it, as it looked, from all others.
+        since: when it could answer, by ``time.monotonic``.
+    """
+
+    model: LoadedModel
+    appearance: Appearance
+    mark: str
+    since: float
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """Why a version is not loaded.
+
+    Attributes:
+        changed: when its files were changed: it is read again when one of them has been since.
+        mark: tells it, as it looked, from all others.
+        reason: what is wrong.
+        again: when it is read again all the same, by ``time.monotonic``.
+    """
+
+    changed: frozenset[tuple[str, int]]
+    mark: str
+    reason: str
+    again: float = math.inf
+
+
+class Shelf:
+    """Reads versions, one at a time, and keeps them; any thread may ask for anything.
+
+    Args:
+        models_dir: holds one folder per version.
+        device: where user tables live, and those of rankers.
+        prepare: gets a version ready to answer; what it raises refuses the version.
+        keep_going: is called many times while a version is read, and may raise LoadingStopped.
+        on_event: is told "ready" with the version, and "refused".
+    """
+
+    def __init__(
+        self,
+        models_dir: Path,
+        device: DeviceTables | torch.device | str,
+        prepare: Callable[[LoadedModel], None],
+        keep_going: Callable[[], None],
+        on_event: OnEvent,
+    ) -> None:
+        self._models_dir = models_dir
+        self._tables = tables_on(device)
+        self._prepare = prepare
+        self._keep_going = keep_going
+        self._on_event = on_event
+        self._entries: Mapping[int, Entry] = {}
+        self._refusals: Mapping[int, Refusal] = {}
+        self._being_read: int | None = None
+        # Reading takes long, and memory for one version more; putting down what came of it does neither.
+        self._reading = threading.Lock()
+        self._changing = threading.Lock()
+
+    @property
+    def entries(self) -> Mapping[int, Entry]:
+        """The versions that have been read, by number; this one mapping never changes."""
+        return self._entries
+
+    @property
+    def refusals(self) -> Mapping[int, Refusal]:
+        """Why others have not, by number; this one mapping never changes."""
+        return self._refusals
+
+    @property
+    def is_reading(self) -> bool:
+        """Whether some thread reads some version now."""
+        return self._being_read is not None
+
+    def is_being_read(self, number: int) -> bool:
+        """Whether some thread reads this version now."""
+        return self._being_read == number
+
+    def is_due(self, number: int) -> bool:
+        """Whether a version is to be read: it has not been, or has changed since, and was not refused as it is."""
+        folder, entry = self._models_dir / str(number), self._entries.get(number)
+        try:
+            looks = appearance(folder)
+        except OSError as error:
+            if entry is None:
+                log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
+            return False
+        refusal = self._refusals.get(number)
+        if entry is not None and entry.appearance == looks:
+            if refusal is not None:  # of a change that was taken back
+                self._refuse(number, None)
+            return False
+        return refusal is None or refusal.changed != changed(folder) or time.monotonic() >= refusal.again
+
+    def read(self, number: int) -> bool:
+        """Reads a version if it is due, after what another thread is reading; says whether there is one to answer.
+
+        Raises:
+            LoadingStopped: the server is stopping.
+        """
+        with self._reading:
+            self._keep_going()
+            if self.is_due(number):
+                self._being_read = number
+                try:
+                    self._read(number, self._models_dir / str(number))
+                finally:
+                    self._being_read = None
+            return number in self._entries
+
+    def drop(self, number: int) -> None:
+        """Lets go of a version, which is freed after its last request."""
+        with self._changing:
+            self._entries = {one: entry for one, entry in self._entries.items() if one != number}
+
+    def forget_refusals(self, there: Collection[int]) -> None:
+        """Forgets why versions were refused that are not there any more."""
+        with self._changing:
+            self._refusals = {one: refusal for one, refusal in self._refusals.items() if one in there}
+
+    def _read(self, number: int, folder: Path) -> None:
+        try:
+            looks = appearance(folder)
+        except OSError as error:
+            log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
+            return
+        known_as, again, reason = mark(folder, looks), math.inf, ""
+        try:
+            model = self._load(folder)
+        except LoadingStopped:
+            log.info("version %d is not read to its end: the server is stopping", number)
+            raise
+        except BadModel as error:
+            if isinstance(error, UnreadableModel):
+                again = time.monotonic() + _RETRY_SECONDS
+            reason = str(error)
+            log.error("version %d in %s is refused: %s", number, self._models_dir, error)
+        except Exception:
+            # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
+            again = time.monotonic() + _RETRY_SECONDS
+            reason = "it cannot be loaded; the server's log tells why"  # what nobody foresaw is for the log alone
+            log.exception("version %d in %s cannot be loaded", number, self._models_dir)
+        if reason:
+            self._refuse(number, Refusal(changed(folder), known_as, reason, again))
+            self._on_event("refused", number, None)
+            return
+        self._on_event("ready", number, model)
+        with self._changing:
+            self._entries = {**self._entries, number: Entry(model, looks, known_as, time.monotonic())}
+        self._refuse(number, None)
+
+    def _refuse(self, number: int, refusal: Refusal | None) -> None:
+        with self._changing:
+            others = {one: why for one, why in self._refusals.items() if one != number}
+            self._refusals = others if refusal is None else {**others, number: refusal}
+
+    def _load(self, folder: Path) -> LoadedModel:
+        began = time.monotonic()
+        return_unused_memory(self._tables.device)
+        memory = memory_of(self._tables.device)
+        try:
+            model = load_model(folder, self._tables, self._keep_going)
+            loaded = time.monotonic()
+            touched = touch(folder, self._keep_going)
+            self._prepare(model)
+        except torch.OutOfMemoryError as error:
+            log.warning("version %s does not fit: %s", folder.name, error)
+            there = f", where {(memory['total'] - memory['used']) / 1e9:.1f} GB were free" if memory else ""
+            reason = f"its tables do not fit into the memory of {self._tables.device} beside what is loaded{there}"
+            raise UnreadableModel(reason) from None
+        manifest = model.manifest
+        log.info(
+            "version %d is ready: %s, %d users, %d items, %d dimensions; read in %.2f s, warmed in %.2f s (%.0f MB)",
+            *(model.version, manifest.model_name, manifest.user_count, manifest.item_count, manifest.embedding_size),
+            *(loaded - began, time.monotonic() - loaded, touched / 1e6),
+        )
+        weakref.finalize(model, log.info, "version %d is freed", model.version).atexit = False
+        return model

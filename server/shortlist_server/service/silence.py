@@ -1,0 +1,39 @@
+"""Callers who begin a call and do not send what it is about: each holds a thread of grpc.server, and memory."""
+
+import threading
+import time
+from collections.abc import Iterator
+
+import grpc
+
+SILENT_SECONDS = 20.0
+"""For a request to come whole. Of 16 MiB, the longest, it takes a line of 7 Mbit/s."""
+
+_LOOK_SECONDS = 1.0
+
+
+class Silence:
+    """Cancels the calls of grpc.server whose request does not come; a thread of its own looks after them."""
+
+    def __init__(self) -> None:
+        self._since: dict[grpc.ServicerContext, float] = {}
+
+    def first(self, requests: Iterator[object], context: grpc.ServicerContext) -> object | None:
+        """The one request of a call; None where it ends without.
+
+        Raises:
+            grpc.RpcError: the call was cancelled meanwhile.
+        """
+        self._since[context] = time.monotonic()
+        try:
+            return next(requests, None)
+        finally:
+            del self._since[context]
+
+    def watch(self, stop: threading.Event) -> None:
+        """Hangs up on those who have been silent for too long, until an event is set."""
+        while not stop.wait(_LOOK_SECONDS):
+            long_since = time.monotonic() - SILENT_SECONDS
+            for context, since in self._since.copy().items():
+                if since < long_since:
+                    context.cancel()
