@@ -57,7 +57,10 @@ WHOLE_SERVER = ""
 """What gRPC health calls a server as a whole."""
 
 _SPARE_THREADS = 8
-"""For health, reflection and ModelService while every place of the recommender is taken."""
+"""For reflection and ModelService while every place of the recommender is taken."""
+
+_HEALTH_THREADS = 8
+"""Health's own: a probe is answered though all others are taken, by work or by callers who keep silent."""
 
 _LAST_CALLS_SECONDS = 0.1
 
@@ -174,7 +177,8 @@ class ServerApp:
         hot = _hot_methods(answers, guard) if _lane_is_fast(config.lane) else {}
         if hot:
             self._lane = FastLane(self._server, hot, self._admission, streams, guard, self._beat)
-        plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot))
+        pools = {health.SERVICE_NAME: futures.ThreadPoolExecutor(_HEALTH_THREADS, "health")}
+        plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot, pools=pools))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store, self._telemetry.summary, "fast" if hot else "plain", self._shadow)
         guard.around(models, MODELS)

@@ -4,17 +4,21 @@ import socket
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import grpc
 import pytest
+from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
-from shortlist.v1 import recommender_pb2_grpc
+from shortlist.v1 import model_pb2_grpc, recommender_pb2_grpc
+from shortlist.v1.model_pb2 import ListModelsRequest
 from shortlist.v1.recommender_pb2 import RecommendRequest, SimilarItemsRequest
 from shortlist_client import Client, ShortlistError
+from shortlist_server.app import MODELS
 from shortlist_server.exact import Found
 from shortlist_server.item_index import ItemIndex, Searches
 from shortlist_server.service.guard import Guard
@@ -210,6 +214,29 @@ def test_who_sends_nothing_is_hung_up_on(small_models: Path, lane: str, monkeypa
                 assert len(client.recommend("u0").items) == 10
                 assert len(client.list_models()) == 1
         patiently(lambda: app._guard.under_way.count == 0)
+
+
+def test_health_is_told_while_others_keep_every_thread_of_the_server(small_models: Path, lane: str) -> None:
+    with serving(small_models, lane, working=1, waiting=1, streams=1) as app:
+        said = threading.Event()
+        nothing: Iterator[Any] = iter(said.wait, True)
+        with grpc.insecure_channel(app.address) as silent, grpc.insecure_channel(app.address) as channel:
+            path = f"/{MODELS.full_name}/ListModels"
+            calls: list[Any] = [silent.stream_unary(path).future(nothing, timeout=20) for _ in range(30)]
+            models = model_pb2_grpc.ModelServiceStub(channel)
+            patiently(lambda: not is_answered(models.ListModels, ListModelsRequest()))
+            probe = health_pb2_grpc.HealthStub(channel)
+            for _ in range(20):
+                assert probe.Check(HealthCheckRequest(), timeout=5).status == HealthCheckResponse.SERVING
+            watched = next(iter(probe.Watch(HealthCheckRequest(), timeout=5)))
+            assert watched.status == HealthCheckResponse.SERVING
+            assert not any(call.done() for call in calls)
+            said.set()
+
+
+def is_answered(method: Callable[..., Any], request: Any) -> bool:
+    """Whether a call is answered within half a second."""
+    return method.future(request, timeout=0.5).code() is grpc.StatusCode.OK  # type: ignore[attr-defined]
 
 
 def test_a_call_that_expired_is_over_once_though_the_rest_of_its_batch_fails(

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Container, Iterator, Mapping
+from concurrent import futures
 from typing import Any
 
 import grpc
@@ -30,17 +31,25 @@ class PlainLane:
         server: the server itself, which has not been started.
         silence: looks after the calls whose request has not come.
         left_out: paths of methods that it shall not have.
+        pools: service to its own threads, for those that shall not share the server's.
     """
 
-    def __init__(self, server: grpc.Server, silence: Silence, left_out: Container[str] = ()) -> None:
+    def __init__(
+        self,
+        server: grpc.Server,
+        silence: Silence,
+        left_out: Container[str] = (),
+        pools: Mapping[str, futures.ThreadPoolExecutor] | None = None,
+    ) -> None:
         self._server = server
         self._silence = silence
         self._left_out = left_out
+        self._pools = pools or {}
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """As ``grpc.Server`` does."""
         kept = {
-            name: self._handler(handler)
+            name: self._handler(handler, self._pools.get(service))
             for name, handler in handlers.items()
             if f"/{service}/{name}" not in self._left_out
         }
@@ -50,7 +59,7 @@ class PlainLane:
     def add_generic_rpc_handlers(self, handlers: Any) -> None:
         """Nothing: what generated code passes here cannot be divided, and comes once more by name."""
 
-    def _handler(self, handler: Any) -> Any:
+    def _handler(self, handler: Any, pool: futures.ThreadPoolExecutor | None) -> Any:
         behaviour = getattr(handler, _NAMES[handler.request_streaming, handler.response_streaming])
         guarded, deserialize = getattr(behaviour, "guarded", False), handler.request_deserializer
 
@@ -79,7 +88,10 @@ class PlainLane:
             if handler.response_streaming
             else grpc.stream_unary_rpc_method_handler
         )
-        return make(answer_stream if handler.request_streaming else answer, read, serialized)
+        answering: Any = answer_stream if handler.request_streaming else answer
+        if pool is not None:
+            answering.experimental_thread_pool = pool
+        return make(answering, read, serialized)
 
 
 def _readable(requests: Iterator[Any]) -> Iterator[Any]:
