@@ -20,8 +20,8 @@ from google.protobuf import json_format
 from benchmarks.made_up import CACHE
 from benchmarks.unary_recommend import GENERATOR_CORE, pinned
 from shortlist.v1 import manifest_pb2, recommender_pb2, recommender_pb2_grpc
-from shortlist_server.id_table import IdTable
 from shortlist_server.model.tensors import map_tensors
+from shortlist_server.retrieval.id_table import IdTable
 from shortlist_trainer.export.publish import existing_version
 
 _SHORTLIST = (sys.executable, "-m", "shortlist_client.main")

@@ -24,9 +24,9 @@ from torch.nn import functional
 from benchmarks.made_up import embeddings
 from shortlist_server.device.choice import choose_device
 from shortlist_server.device.tables import DeviceTables
-from shortlist_server.exact import best_rows
-from shortlist_server.ranker import Ranker
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.retrieval.exact import best_rows
+from shortlist_server.retrieval.ranker import Ranker
+from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]

@@ -30,8 +30,8 @@ from threadpoolctl import threadpool_limits
 from benchmarks.index_peers import LIBRARIES, Build, Float32Array, Library, SearchOne
 from benchmarks.index_peers import K as AT
 from benchmarks.made_up import embeddings
-from shortlist_server.faiss_index import read_faiss_index
-from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
+from shortlist_server.retrieval.faiss_index import read_faiss_index
+from shortlist_server.retrieval.item_index import NO_ROWS, ItemIndex, Searches
 from shortlist_trainer.data.source import load_dataset
 from shortlist_trainer.errors import DataError
 from shortlist_trainer.export.folder import index_info, write_index

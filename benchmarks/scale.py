@@ -24,8 +24,8 @@ from safetensors.numpy import save_file
 from benchmarks.exact_answers import ExactAnswers, item_rows
 from benchmarks.made_up import add_options, published
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
-from shortlist_server.id_table import IdTable
 from shortlist_server.model.tensors import map_tensors
+from shortlist_server.retrieval.id_table import IdTable
 from shortlist_trainer.export.id_table import id_table
 
 _BATCH = 64

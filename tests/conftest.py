@@ -10,7 +10,7 @@ import pytest
 
 from shortlist.v1 import recommender_pb2_grpc
 from shortlist_client import Client
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.retrieval.item_index import ItemIndex
 from shortlist_trainer.data.fetch import fetch
 from tests.running import HeldSearch, serving
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings

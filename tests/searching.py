@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.exact import Neighbours
-from shortlist_server.item_attributes import AllowedItems
-from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
+from shortlist_server.retrieval.exact import Neighbours
+from shortlist_server.retrieval.item_attributes import AllowedItems
+from shortlist_server.retrieval.item_index import NO_ROWS, ItemIndex, Searches
 
 
 @dataclass(eq=False)

@@ -18,7 +18,7 @@ from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedMo
 from shortlist_server.model.plan import Policy
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.versions import State
-from shortlist_server.queries import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
+from shortlist_server.retrieval.queries import ClusterKind, ClusterQuery, Fallback, RecommendQuery, SimilarItemsQuery
 from shortlist_trainer.models.base import Ranker
 from tests.contract.make_golden import GOLDEN
 from tests.running import only

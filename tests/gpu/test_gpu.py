@@ -18,8 +18,8 @@ from shortlist_server.device.choice import choose_device, memory_of
 from shortlist_server.device.exchange import Exchange
 from shortlist_server.device.gather import DeviceGather
 from shortlist_server.device.tables import DeviceTables
-from shortlist_server.ranker import PADDING, Ranker
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.retrieval.ranker import PADDING, Ranker
+from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 from shortlist_trainer.models.base import Ranker as TrainedRanker
 from tests.devices import NEEDS_A_GPU, Talker, network, talking
 from tests.running import server_process

@@ -24,7 +24,7 @@ from shortlist_client.loadtest.generator import Run, Setup, generate
 from shortlist_client.loadtest.schedule import constant
 from shortlist_client.loadtest.workload import Kind, Workload
 from shortlist_client.main import main
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.retrieval.item_index import ItemIndex
 from tests.running import SHORTLIST, serving
 
 SERVICE = "shortlist.v1.RecommenderService"

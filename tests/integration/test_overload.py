@@ -19,8 +19,8 @@ from shortlist.v1.model_pb2 import ListModelsRequest
 from shortlist.v1.recommender_pb2 import RecommendRequest, SimilarItemsRequest
 from shortlist_client import Client, ShortlistError
 from shortlist_server.app import MODELS
-from shortlist_server.exact import Found
-from shortlist_server.item_index import ItemIndex, Searches
+from shortlist_server.retrieval.exact import Found
+from shortlist_server.retrieval.item_index import ItemIndex, Searches
 from shortlist_server.service.guard import Guard
 from tests.callers import METHODS, retry_seconds
 from tests.reliability.noise import asked, begun, opened, opened_without_window

@@ -29,10 +29,10 @@ from shortlist_client import (
 )
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
-from shortlist_server.exact import Found
-from shortlist_server.item_index import ItemIndex, Searches
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.store import ModelStore
+from shortlist_server.retrieval.exact import Found
+from shortlist_server.retrieval.item_index import ItemIndex, Searches
 from shortlist_server.service.guard import Guard
 from shortlist_server.telemetry.observer import Call
 from tests.running import HeldSearch, serving

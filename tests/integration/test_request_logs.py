@@ -12,7 +12,7 @@ import pytest
 from shortlist.v1 import recommender_pb2_grpc
 from shortlist.v1.recommender_pb2 import RecommendRequest
 from shortlist_client import Client, InternalError, UserNotFound
-from shortlist_server.recommend import Recommender
+from shortlist_server.retrieval.recommend import Recommender
 from shortlist_server.telemetry import logs
 from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.logs import EndedCall, JsonFormatter, RequestLog, request_id_of

@@ -18,7 +18,7 @@ from shortlist_server.device.exchange import Exchange
 from shortlist_server.model.folder import LoadedModel, load_model
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.versions import State
-from shortlist_server.queries import RecommendQuery
+from shortlist_server.retrieval.queries import RecommendQuery
 from shortlist_trainer.models.base import Ranker
 from tests.devices import WITHOUT_A_GPU, network, talking
 from tests.running import only, server_process, shortlist
@@ -30,7 +30,7 @@ from pathlib import Path
 from shortlist_server.device.tables import DeviceTables
 from shortlist_server.model.plan import Policy
 from shortlist_server.model.store import ModelStore
-from shortlist_server.queries import RecommendQuery
+from shortlist_server.retrieval.queries import RecommendQuery
 
 logging.basicConfig(level=logging.WARNING)
 store = ModelStore(Path(sys.argv[1]), DeviceTables("cpu", Path(sys.argv[2])), Policy(keep=0))

@@ -9,8 +9,8 @@ import grpc
 import pytest
 
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
-from shortlist_server.exact import Found
-from shortlist_server.item_index import ItemIndex, Searches
+from shortlist_server.retrieval.exact import Found
+from shortlist_server.retrieval.item_index import ItemIndex, Searches
 from tests.running import HeldSearch, serving
 
 REQUEST = recommender_pb2.RecommendRequest(user_id="u0", k=5)

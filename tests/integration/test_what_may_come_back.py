@@ -12,7 +12,7 @@ import pytest
 
 from shortlist.v1 import common_pb2, recommender_pb2, recommender_pb2_grpc
 from shortlist_server.model.folder import load_model
-from shortlist_server.recommend import Recommender
+from shortlist_server.retrieval.recommend import Recommender
 from shortlist_trainer.models import parse_settings
 from shortlist_trainer.models.fit import fit
 from shortlist_trainer.models.ncf import NeuralCF

@@ -17,7 +17,7 @@ from shortlist_server import workers as workers_module
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
 from shortlist_server.heartbeat import BEAT_SECONDS, Heartbeat
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.retrieval.item_index import ItemIndex
 from shortlist_server.workers import Workers
 from tests.running import HeldSearch, server_process, shortlist
 from tests.scraping import patiently
@@ -96,7 +96,7 @@ _HANGS_WHEN_TOLD = """
 import os, sys, time
 from pathlib import Path
 from shortlist_client.main import main
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.retrieval.item_index import ItemIndex
 
 search, told = ItemIndex.search, Path(os.environ["HANG_WHEN"])
 

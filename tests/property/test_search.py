@@ -10,10 +10,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from shortlist_server.exact import best_rows
-from shortlist_server.faiss_index import FaissIndex
-from shortlist_server.item_attributes import AllowedItems
-from shortlist_server.item_index import ItemIndex
+from shortlist_server.retrieval.exact import best_rows
+from shortlist_server.retrieval.faiss_index import FaissIndex
+from shortlist_server.retrieval.item_attributes import AllowedItems
+from shortlist_server.retrieval.item_index import ItemIndex
 from shortlist_trainer.export.index_candidates import CANDIDATES, IndexBuilder
 from tests.searching import Search, found_by
 
@@ -67,7 +67,7 @@ def one_thread() -> Iterator[None]:
 def both_ways_of_searching() -> Iterator[None]:
     """Lets the index be asked for up to half of so small a catalogue, so that it and the scan are both met."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("shortlist_server.item_index._SCAN_SHARE", 2)
+        patch.setattr("shortlist_server.retrieval.item_index._SCAN_SHARE", 2)
         yield
 
 

@@ -17,7 +17,7 @@ import numpy as np
 
 from shortlist_server.errors import BadModel, QueryError
 from shortlist_server.model.folder import MANIFEST, LoadedModel, load_model
-from shortlist_server.queries import (
+from shortlist_server.retrieval.queries import (
     ClusterKind,
     ClusterQuery,
     Fallback,

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from shortlist_server.model.folder import load_model
-from shortlist_server.queries import RecommendQuery
+from shortlist_server.retrieval.queries import RecommendQuery
 from tests.reliability.conftest import Size
 from tests.reliability.load import Load, Outcome
 from tests.reliability.processes import served, wait_until

@@ -15,20 +15,20 @@ import torch
 from google.protobuf import json_format
 
 from shortlist.v1 import manifest_pb2
-from shortlist_server.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, unreadable
-from shortlist_server.faiss_index import USUAL_K, read_faiss_index
-from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
-from shortlist_server.id_table import IdTable
-from shortlist_server.item_attributes import ItemAttributes
-from shortlist_server.item_index import ItemIndex, rounded_up
 from shortlist_server.model.tensors import map_tensors
-from shortlist_server.queries import ClusterKind
-from shortlist_server.ranker import Ranker, layer_count
-from shortlist_server.recommend import Recommender
-from shortlist_server.seen_items import SeenItems
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.retrieval.clusters import NO_CLUSTER, Clusters, item_clusters
+from shortlist_server.retrieval.faiss_index import USUAL_K, read_faiss_index
+from shortlist_server.retrieval.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
+from shortlist_server.retrieval.id_table import IdTable
+from shortlist_server.retrieval.item_attributes import ItemAttributes
+from shortlist_server.retrieval.item_index import ItemIndex, rounded_up
+from shortlist_server.retrieval.queries import ClusterKind
+from shortlist_server.retrieval.ranker import Ranker, layer_count
+from shortlist_server.retrieval.recommend import Recommender
+from shortlist_server.retrieval.seen_items import SeenItems
+from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 
 FORMAT_VERSION = 1
 """The newest format this server reads."""

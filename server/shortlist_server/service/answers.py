@@ -11,12 +11,12 @@ import numpy as np
 
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import QueryError
-from shortlist_server.item_attributes import Value
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.traffic import Split
-from shortlist_server.queries import BEST_UNSEEN, Cluster, ClusterKind, Ranking, Remarks, Shortfall, Source
-from shortlist_server.rankings import Rankings
-from shortlist_server.recommend import Recommender
+from shortlist_server.retrieval.item_attributes import Value
+from shortlist_server.retrieval.queries import BEST_UNSEEN, Cluster, ClusterKind, Ranking, Remarks, Shortfall, Source
+from shortlist_server.retrieval.rankings import Rankings
+from shortlist_server.retrieval.recommend import Recommender
 from shortlist_server.service import requests, wire
 from shortlist_server.telemetry.observer import Observer
 

@@ -9,7 +9,7 @@ import grpc
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
 from shortlist_server.admission import Admission
 from shortlist_server.errors import DeadlinePassed, QueryError
-from shortlist_server.queries import ClusterKind
+from shortlist_server.retrieval.queries import ClusterKind
 from shortlist_server.service import requests
 from shortlist_server.service.answers import Answer, Answers, Outcome, answer_each, cluster_message
 from shortlist_server.service.guard import Guard

@@ -8,10 +8,10 @@ from google.protobuf.descriptor import FieldDescriptor
 
 from shortlist.v1 import common_pb2, recommender_pb2
 from shortlist_server.errors import InvalidField
-from shortlist_server.item_attributes import Condition, Filter, Scalar
 from shortlist_server.model.choices import is_label
-from shortlist_server.plans import RERANK_CANDIDATES
-from shortlist_server.queries import (
+from shortlist_server.retrieval.item_attributes import Condition, Filter, Scalar
+from shortlist_server.retrieval.plans import RERANK_CANDIDATES
+from shortlist_server.retrieval.queries import (
     ClusterKind,
     ClusterQuery,
     Diversity,

@@ -23,9 +23,9 @@ from shortlist.v1.recommender_pb2 import (
 from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import Gate
 from shortlist_server.errors import QueryError
-from shortlist_server.id_table import IdTable
 from shortlist_server.model.folder import LoadedModel
-from shortlist_server.queries import ClusterKind, ClusterQuery
+from shortlist_server.retrieval.id_table import IdTable
+from shortlist_server.retrieval.queries import ClusterKind, ClusterQuery
 from shortlist_server.service.answers import Answer, Answers, Outcome, attribute_message, cluster_message
 from shortlist_server.service.guard import Guard
 from shortlist_server.service.outcomes import batch_response, stream_response

@@ -12,7 +12,7 @@ from typing import Any, Generic, Literal, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics
 
-from shortlist_server.queries import Shortfall, Source
+from shortlist_server.retrieval.queries import Shortfall, Source
 from shortlist_server.telemetry.endpoint import FOLDER_VARIABLE
 
 M = TypeVar("M", Counter, Gauge, "BatchHistogram")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     from shortlist_server.errors import QueryError
     from shortlist_server.model.folder import LoadedModel
-    from shortlist_server.queries import Remarks
+    from shortlist_server.retrieval.queries import Remarks
 
 
 class Call(Protocol):

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from shortlist_server.errors import QueryError
 from shortlist_server.model.folder import LoadedModel
-from shortlist_server.queries import BEST_UNSEEN, Remarks
+from shortlist_server.retrieval.queries import BEST_UNSEEN, Remarks
 from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.endpoint import Endpoint
 from shortlist_server.telemetry.logs import TURNED_AWAY, EndedCall, RequestLog, request_id_of

@@ -15,8 +15,8 @@ from shortlist_server.device.choice import choose_device, memory_of
 from shortlist_server.device.exchange import Exchange
 from shortlist_server.device.gather import DeviceGather
 from shortlist_server.device.tables import DeviceTables
-from shortlist_server.ranker import Ranker
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.retrieval.ranker import Ranker
+from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 from tests.devices import WITHOUT_A_GPU, network
 
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from shortlist_server.errors import BadModel
-from shortlist_server.faiss_file import read_faiss_file
+from shortlist_server.retrieval.faiss_file import read_faiss_file
 
 _FAISS: Any = faiss
 

@@ -12,9 +12,9 @@ import numpy.typing as npt
 import pytest
 
 from shortlist_server.errors import BadModel
-from shortlist_server.faiss_index import FaissIndex, read_faiss_index
-from shortlist_server.item_attributes import AllowedItems
-from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
+from shortlist_server.retrieval.faiss_index import FaissIndex, read_faiss_index
+from shortlist_server.retrieval.item_attributes import AllowedItems
+from shortlist_server.retrieval.item_index import NO_ROWS, ItemIndex, Searches
 from shortlist_trainer.export.index_candidates import CANDIDATES, IndexBuilder
 
 ITEMS, SIZE = 2_000, 8

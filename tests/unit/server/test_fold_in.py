@@ -9,9 +9,9 @@ import numpy.typing as npt
 import pytest
 
 from shortlist_server.errors import BadModel
-from shortlist_server.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
 from shortlist_server.model.folder import load_model
-from shortlist_server.recommend import Recommender
+from shortlist_server.retrieval.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
+from shortlist_server.retrieval.recommend import Recommender
 from shortlist_server.service.requests import MAX_HISTORY, MAX_WEIGHT
 from shortlist_trainer.models import FoldIn as PublishedFoldIn
 from shortlist_trainer.models import fit

@@ -10,7 +10,7 @@ import pytest
 
 from shortlist_server.errors import BadModel
 from shortlist_server.model.folder import load_model
-from shortlist_server.ranker import PADDING, Ranker
+from shortlist_server.retrieval.ranker import PADDING, Ranker
 from shortlist_trainer.models import Ranker as TrainedRanker
 from shortlist_trainer.models import fit
 from shortlist_trainer.models.base import Model
@@ -48,7 +48,7 @@ def published(models_dir: Path, model: Model[ModelConfig], ranker: TrainedRanker
 def test_scores_are_those_of_the_trained_network(
     tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch, name: str, pairs_at_once: int
 ) -> None:
-    monkeypatch.setattr("shortlist_server.ranker._PAIRS_AT_ONCE_CPU", pairs_at_once)
+    monkeypatch.setattr("shortlist_server.retrieval.ranker._PAIRS_AT_ONCE_CPU", pairs_at_once)
     model = trained(name)
     ranker = load_model(published(tmp_path, model, model.ranker()), "cpu").recommender.ranker
     assert ranker is not None

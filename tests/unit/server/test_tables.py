@@ -11,11 +11,11 @@ import pytest
 from safetensors.numpy import save_file
 
 from shortlist_server.errors import BadModel
-from shortlist_server.id_table import UNKNOWN, IdTable
-from shortlist_server.item_attributes import ItemAttributes
 from shortlist_server.model.tensors import map_tensors
-from shortlist_server.seen_items import SeenItems
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.retrieval.id_table import UNKNOWN, IdTable
+from shortlist_server.retrieval.item_attributes import ItemAttributes
+from shortlist_server.retrieval.seen_items import SeenItems
+from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 from shortlist_trainer.export.id_table import id_table
 
 IDS = ["1", "01", "ann", "été", "x" * 512, "a\x00b", "電影"]

@@ -7,7 +7,6 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.clusters import NO_CLUSTER, Clusters
 from shortlist_server.errors import (
     ClusterNotFound,
     ItemNotFound,
@@ -17,13 +16,14 @@ from shortlist_server.errors import (
     UserNotFound,
     shown,
 )
-from shortlist_server.exact import Found, Neighbours
-from shortlist_server.fold_in import FoldIn
-from shortlist_server.id_table import UNKNOWN, IdTable
-from shortlist_server.item_attributes import AllowedItems, ItemAttributes
-from shortlist_server.item_index import NO_ROWS, ItemIndex, Searches
-from shortlist_server.plans import DEEPER, Plans, candidates
-from shortlist_server.queries import (
+from shortlist_server.retrieval.clusters import NO_CLUSTER, Clusters
+from shortlist_server.retrieval.exact import Found, Neighbours
+from shortlist_server.retrieval.fold_in import FoldIn
+from shortlist_server.retrieval.id_table import UNKNOWN, IdTable
+from shortlist_server.retrieval.item_attributes import AllowedItems, ItemAttributes
+from shortlist_server.retrieval.item_index import NO_ROWS, ItemIndex, Searches
+from shortlist_server.retrieval.plans import DEEPER, Plans, candidates
+from shortlist_server.retrieval.queries import (
     BEST_UNSEEN,
     Cluster,
     ClusterKind,
@@ -37,10 +37,10 @@ from shortlist_server.queries import (
     SimilarItemsQuery,
     Source,
 )
-from shortlist_server.ranker import Ranker
-from shortlist_server.rankings import Rankings
-from shortlist_server.seen_items import SeenItems
-from shortlist_server.user_embeddings import UserEmbeddings
+from shortlist_server.retrieval.ranker import Ranker
+from shortlist_server.retrieval.rankings import Rankings
+from shortlist_server.retrieval.seen_items import SeenItems
+from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]

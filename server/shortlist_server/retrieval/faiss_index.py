@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist_server.errors import BadModel
-from shortlist_server.faiss_file import read_faiss_file
-from shortlist_server.item_attributes import AllowedItems
 from shortlist_server.remembering import remembering
+from shortlist_server.retrieval.faiss_file import read_faiss_file
+from shortlist_server.retrieval.item_attributes import AllowedItems
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]

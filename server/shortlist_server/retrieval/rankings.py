@@ -8,7 +8,7 @@ import numpy as np
 import numpy.typing as npt
 
 from shortlist_server.errors import QueryError
-from shortlist_server.queries import Ranking, Remarks
+from shortlist_server.retrieval.queries import Ranking, Remarks
 
 Float32Array = npt.NDArray[np.float32]
 Int64Array = npt.NDArray[np.int64]

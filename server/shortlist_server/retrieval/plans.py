@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.item_index import Searches
-from shortlist_server.queries import Fallback, RecommendQuery, Source
+from shortlist_server.retrieval.item_index import Searches
+from shortlist_server.retrieval.queries import Fallback, RecommendQuery, Source
 
 Float32Array = npt.NDArray[np.float32]
 Float64Array = npt.NDArray[np.float64]

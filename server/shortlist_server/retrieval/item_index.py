@@ -11,9 +11,9 @@ import faiss
 import numpy as np
 import numpy.typing as npt
 
-from shortlist_server.exact import Found, Neighbours, best_rows
-from shortlist_server.faiss_index import FaissIndex
-from shortlist_server.item_attributes import AllowedItems
+from shortlist_server.retrieval.exact import Found, Neighbours, best_rows
+from shortlist_server.retrieval.faiss_index import FaissIndex
+from shortlist_server.retrieval.item_attributes import AllowedItems
 
 OnSearch = Callable[[float], None]
 """Is told what a search took, in seconds."""
