@@ -1,8 +1,8 @@
-"""The blocking and the asyncio client: the same methods, made of the same calls; the blocking one also has a stream."""
+"""The blocking and the asyncio client: the same methods, made of the same calls."""
 
 import copy
 import functools
-from collections.abc import Awaitable, Callable, Generator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterable, Awaitable, Callable, Generator, Iterable
 from types import TracebackType
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -12,10 +12,9 @@ import grpc.aio
 from shortlist.v1 import recommender_pb2
 from shortlist_client import model_rpcs, rpcs
 from shortlist_client.channel import Connection
-from shortlist_client.errors import ShortlistError, error_of
-from shortlist_client.responses import to_outcome
-from shortlist_client.results import Recommendations
+from shortlist_client.errors import error_of
 from shortlist_client.rpcs import Rpc
+from shortlist_client.streams import Answered, Asked, Sent, answered
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -80,6 +79,15 @@ def _methods(channel: Any) -> dict[str, Callable[..., Any]]:
     }
 
 
+def _stream(channel: Any) -> Callable[..., Any]:
+    stream: Callable[..., Any] = channel.stream_stream(
+        rpcs.STREAM_RECOMMEND_PATH,
+        request_serializer=recommender_pb2.StreamRecommendRequest.SerializeToString,
+        response_deserializer=recommender_pb2.StreamRecommendResponse.FromString,
+    )
+    return stream
+
+
 class Client:
     """Asks a Shortlist server. Safe to share between threads; make one and keep it.
 
@@ -109,11 +117,7 @@ class Client:
         self._connection = Connection(target, credentials, server_name, token, token_in_the_clear)
         self._channel = self._connection.open()
         self._methods = _methods(self._channel)
-        self._stream = self._channel.stream_stream(
-            rpcs.STREAM_RECOMMEND_PATH,
-            request_serializer=recommender_pb2.StreamRecommendRequest.SerializeToString,
-            response_deserializer=recommender_pb2.StreamRecommendResponse.FromString,
-        )
+        self._stream = _stream(self._channel)
 
     recommend = _blocking(rpcs.RECOMMEND)
     batch_recommend = _blocking(rpcs.BATCH_RECOMMEND)
@@ -128,9 +132,7 @@ class Client:
     set_label = _blocking(model_rpcs.SET_LABEL)
     server_status = _blocking(model_rpcs.SERVER_STATUS)
 
-    def stream_recommend(
-        self, requests: Iterable[tuple[str, recommender_pb2.RecommendRequest]]
-    ) -> Generator[tuple[str, Recommendations | ShortlistError], None, None]:
+    def stream_recommend(self, requests: Iterable[Asked]) -> Generator[Answered, None, None]:
         """Asks for each request as it comes and yields each answer as it is ready, in any order.
 
         There is no deadline: the stream ends with its requests, or when the generator is closed.
@@ -144,21 +146,18 @@ class Client:
 
         Raises:
             ShortlistError: what failed is the stream; see shortlist_client.errors.
+            Exception: whatever the requests raised, once those before are answered.
         """
-        call = self._stream(
-            (
-                recommender_pb2.StreamRecommendRequest(request_id=request_id, request=request)
-                for request_id, request in requests
-            ),
-            metadata=self._connection.metadata,
-        )
+        sent = Sent()
+        call = self._stream(sent.messages(requests), metadata=self._connection.metadata)
         try:
-            for answer in call:
-                yield answer.request_id, to_outcome(answer.outcome)
+            for message in call:
+                yield answered(message)
         except grpc.RpcError as failed:
             raise error_of(failed) from failed
         finally:
             call.cancel()
+        sent.end()
 
     def with_timeout(self, seconds: float) -> Self:
         """A client with another deadline over the same connection."""
@@ -180,7 +179,7 @@ class Client:
 
 
 class AsyncClient:
-    """Asks a Shortlist server from asyncio: the methods of ``Client``, to be awaited, except the stream.
+    """Asks a Shortlist server from asyncio: the methods of ``Client``, to be awaited.
 
     Args:
         target: HOST:PORT, or any gRPC target.
@@ -208,6 +207,7 @@ class AsyncClient:
         self._connection = Connection(target, credentials, server_name, token, token_in_the_clear)
         self._channel = self._connection.open_async()
         self._methods = _methods(self._channel)
+        self._stream = _stream(self._channel)
 
     recommend = _awaitable(rpcs.RECOMMEND)
     batch_recommend = _awaitable(rpcs.BATCH_RECOMMEND)
@@ -221,6 +221,34 @@ class AsyncClient:
     unload_model = _awaitable(model_rpcs.UNLOAD_MODEL)
     set_label = _awaitable(model_rpcs.SET_LABEL)
     server_status = _awaitable(model_rpcs.SERVER_STATUS)
+
+    async def stream_recommend(
+        self, requests: AsyncIterable[Asked] | Iterable[Asked]
+    ) -> AsyncGenerator[Answered, None]:
+        """As of ``Client``, for ``async for``; a task takes the requests, which may come of an asynchronous generator.
+
+        Leaving the loop early leaves the stream open until the generator is closed: see ``contextlib.aclosing``.
+
+        Args:
+            requests: (id, request) pairs; the id is the caller's own and comes back with the answer.
+
+        Returns:
+            Generator of (id, Recommendations), or of (id, the ShortlistError that ``recommend`` would have raised).
+
+        Raises:
+            ShortlistError: what failed is the stream; see shortlist_client.errors.
+            Exception: whatever the requests raised, once those before are answered.
+        """
+        sent = Sent()
+        call = self._stream(sent.messages_async(requests), metadata=self._connection.metadata)
+        try:
+            async for message in call:
+                yield answered(message)
+        except grpc.RpcError as failed:
+            raise error_of(failed) from failed
+        finally:
+            call.cancel()
+        sent.end()
 
     def with_timeout(self, seconds: float) -> Self:
         """A client with another deadline over the same connection."""

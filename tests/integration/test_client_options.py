@@ -1,9 +1,10 @@
 """Every option of the Python client against the message that says the same, asked of a real server."""
 
 import asyncio
+import contextlib
 import math
 import threading
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from shortlist_client import (
     recommend_request,
 )
 from shortlist_client.errors import error_of
+from shortlist_client.streams import Asked
 from tests.running import serving
 from tests.small_world import dataset_of, publish_embeddings, random_embeddings
 
@@ -168,9 +170,91 @@ def test_a_stream_that_is_left_takes_no_more_requests(client: Client) -> None:
     assert over.wait(10)
 
 
+def test_a_stream_of_the_asyncio_client_gives_the_same_answers(client: Client, small_server: str) -> None:
+    pairs = [(str(place), recommend_request(f"u{place % 31}", k=3)) for place in range(300)]  # u30 is nobody
+
+    async def as_they_come() -> AsyncIterator[Asked]:
+        for place, pair in enumerate(pairs):
+            if place % 50 == 0:
+                await asyncio.sleep(0.01)
+            yield pair
+
+    async def ask() -> list[dict[str, Recommendations | ShortlistError]]:
+        async with AsyncClient(small_server) as asynchronous:
+            return [
+                {place: answer async for place, answer in asynchronous.stream_recommend(requests)}
+                for requests in (pairs, as_they_come())
+            ]
+
+    expected = dict(client.stream_recommend(pairs))
+    for answers in asyncio.run(ask()):
+        assert answers.keys() == expected.keys()
+        for place, answer in answers.items():
+            right = expected[place]
+            assert isinstance(answer, UserNotFound) if isinstance(right, UserNotFound) else ids(answer) == ids(right)
+
+
+def test_a_stream_of_the_asyncio_client_that_is_left_takes_no_more_requests(small_server: str) -> None:
+    async def ask() -> None:
+        over = asyncio.Event()
+
+        async def forever() -> AsyncIterator[Asked]:
+            try:
+                while True:
+                    yield "", recommend_request("u1", k=1)
+            finally:
+                over.set()
+
+        async with AsyncClient(small_server) as asynchronous:
+            async with contextlib.aclosing(asynchronous.stream_recommend(forever())) as stream:
+                await anext(stream)
+            await asyncio.wait_for(over.wait(), 10)
+            assert len((await asynchronous.recommend("u1")).items) == 10
+
+    asyncio.run(ask())
+
+
+def test_what_the_requests_of_a_stream_raise_is_raised_once_those_before_are_answered(
+    client: Client, small_server: str
+) -> None:
+    def three() -> Iterator[Asked]:
+        for place in range(3):
+            yield str(place), recommend_request("u1", k=1)
+        raise LookupError("of the caller's own")
+
+    async def three_awaited() -> AsyncIterator[Asked]:
+        for pair in three():
+            yield pair
+
+    came: list[str] = []
+
+    def ask_blocking() -> None:
+        for place, _ in client.stream_recommend(three()):
+            came.append(place)
+
+    async def ask(requests: Iterator[Asked] | AsyncIterator[Asked]) -> None:
+        async with AsyncClient(small_server) as asynchronous:
+            async for place, _ in asynchronous.stream_recommend(requests):
+                came.append(place)
+
+    with pytest.raises(LookupError, match="of the caller's own"):
+        ask_blocking()
+    for requests in (three(), three_awaited()):
+        with pytest.raises(LookupError, match="of the caller's own"):
+            asyncio.run(ask(requests))
+    assert sorted(came) == [*"000111222"]
+
+
 def test_a_stream_to_nobody_is_a_typed_error() -> None:
     with Client("127.0.0.1:1") as client, pytest.raises(Unavailable):
         next(client.stream_recommend([("a", recommend_request("u1"))]))
+
+    async def ask() -> None:
+        async with AsyncClient("127.0.0.1:1") as asynchronous:
+            await anext(asynchronous.stream_recommend([("a", recommend_request("u1"))]))
+
+    with pytest.raises(Unavailable):
+        asyncio.run(ask())
 
 
 def test_an_entrys_error_is_the_one_of_the_call_alone(

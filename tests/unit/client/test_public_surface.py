@@ -42,5 +42,6 @@ def test_both_clients_offer_the_same_calls_with_the_same_arguments_and_words() -
 
 
 def test_every_call_of_the_client_is_in_this_list() -> None:
-    public = [name for name, value in vars(Client).items() if callable(value) and not name.startswith("_")]
-    assert sorted(set(public) - {"with_timeout", "close", "stream_recommend"}) == METHODS
+    for kind in (Client, AsyncClient):
+        public = [name for name, value in vars(kind).items() if callable(value) and not name.startswith("_")]
+        assert sorted(set(public) - {"with_timeout", "close", "stream_recommend"}) == METHODS
