@@ -1,8 +1,8 @@
 # The server alone. Build: docker build -t shortlist .
 # Run: docker run --rm -p 127.0.0.1:50051:50051 -v "$PWD/models:/models:ro" shortlist
 #
-# torch comes from whatever index pip is set to. Where that brings a CUDA build and the host has no GPU, point pip at
-# CPU builds: --build-arg PIP_EXTRA_INDEX_URL=…
+# torch comes from whatever index pip is set to. Where that brings a CUDA build, the image takes 5.5 GB, most of it for a
+# GPU. On hosts without one, point pip at CPU builds: --build-arg PIP_EXTRA_INDEX_URL=…
 
 FROM python:3.11-bookworm AS build
 ARG PIP_EXTRA_INDEX_URL=""
