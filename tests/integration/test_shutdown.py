@@ -155,3 +155,15 @@ def test_a_server_that_is_still_reading_its_first_version_stops_within_seconds(
             assert not any(map(alive, family))
         finally:
             process.kill()
+
+
+def test_a_server_that_was_stood_still_stops_when_it_is_told_to(small_models: Path, lane: str) -> None:
+    """Linux may give a signal to any thread then, and Python acts on it in the main one alone."""
+    for _ in range(3):
+        with server_process(small_models, "--lane", lane) as (process, _):
+            time.sleep(0.5)  # by which all threads wait
+            process.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
+            process.send_signal(signal.SIGCONT)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(20) == 0

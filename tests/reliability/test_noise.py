@@ -112,7 +112,7 @@ def check_nothing_grows(server: Served, make_noise: Callable[[int], object], siz
         files.append(open_files(pid))
         threads.append(thread_count(pid))
         if size.scale is not None and number in (_WARM, _ROUNDS):
-            time.sleep(TIDY_SECONDS + 5)
+            time.sleep(2 * TIDY_SECONDS + 10)  # the second time gives back what was in use the first
             at_rest.append(anonymous_bytes(pid))
     wait_until(lambda: open_files(pid) <= max(files[:_WARM]), 20, f"no more open files than {files}")
     wait_until(lambda: thread_count(pid) <= max(threads[:_WARM]) + 4, 20, f"no more threads than {threads}")
