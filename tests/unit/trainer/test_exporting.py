@@ -88,6 +88,28 @@ def test_versions_count_up_from_the_newest(tmp_path: Path) -> None:
     assert (tmp_path / "9" / "note").read_text() == "9"
 
 
+@pytest.mark.parametrize(
+    ("choices", "version"),
+    [
+        ('{"labels": {"stable": 7}, "loaded": [8], "unloaded": [9]}', 10),
+        ('{"labels": {"a": 7.5, "b": "9", "c": null, "d": true, "e": 1e400, "f": -3, "stable": 7}}', 8),
+        ('{"labels": {"a": 99999999999999999999, "stable": 7}, "unloaded": ["8"]}', 8),
+        ('{"loaded": 5}', 4),
+        ('{"labels": 5}', 4),
+        ("null", 4),
+        ("{", 4),
+        ("[" * 100_000, 4),
+    ],
+)
+def test_no_version_comes_again_that_is_remembered_and_what_is_damaged_stops_nobody(
+    tmp_path: Path, choices: str, version: int
+) -> None:
+    (tmp_path / "3").mkdir()
+    (tmp_path / "store.json").write_text(choices)
+    assert publish(tmp_path, write_note) == version
+    assert version in versions(tmp_path)
+
+
 def test_a_failed_publish_leaves_no_trace(tmp_path: Path) -> None:
     def fail(folder: Path, version: int) -> None:
         write_note(folder, version)

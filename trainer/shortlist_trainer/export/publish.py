@@ -13,6 +13,7 @@ _ASIDE_PREFIX = ".publishing-"
 _LOCK = ".publish.lock"
 _CHOICES = "store.json"  # docs/model-format.md describes it
 _LONGEST_NUMBER = 19  # digits of a version that 64 bits hold for certain
+_NO_VERSION = 2**63  # remembered, this or more is a mistake; the number after any below has no more digits than that
 # A server often runs as another user than the trainer, and safetensors makes files that only their owner can read.
 _FILE_MODE = 0o644
 
@@ -66,9 +67,10 @@ def _remembered(models_dir: Path) -> list[int]:
     """The versions that operators have labelled, loaded or unloaded: a new one shall not be taken for one of them."""
     try:
         choices = json.loads((models_dir / _CHOICES).read_bytes())
-        return [*choices.get("labels", {}).values(), *choices.get("loaded", []), *choices.get("unloaded", [])]
-    except (OSError, ValueError, AttributeError):  # none, or damaged, of which servers tell
+        numbers = [*choices.get("labels", {}).values(), *choices.get("loaded", []), *choices.get("unloaded", [])]
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError):  # none, or damaged, of which servers tell
         return []
+    return [number for number in numbers if type(number) is int and 0 < number < _NO_VERSION]
 
 
 def existing_version(models_dir: Path, version: int | None) -> int:
