@@ -216,6 +216,26 @@ def test_answers_that_change_from_call_to_call_are_noticed(load: Load) -> None:
     assert figures["requests"] == figures["ok"] + figures["errors"]["WRONG_ANSWER"]
 
 
+def test_a_server_that_hangs_during_the_run_leaves_the_report_of_what_it_did(load: Load) -> None:
+    items = [recommender_pb2.ScoredItem(item_id=str(place), score=-place) for place in range(10)]
+    right = recommender_pb2.RecommendResponse(items=items, model_version=1).SerializeToString()
+    turns, let_go = itertools.count(), threading.Event()
+
+    def hanging(_: bytes) -> bytes:
+        if next(turns) >= 60:
+            let_go.wait(120)
+        return right
+
+    with answering(hanging) as address:
+        try:
+            status, figures = load(address, "--rate", "50", "--duration", "3", "--check", "1", "--slo", "errors<1%")
+        finally:
+            let_go.set()
+    assert status == 1
+    assert figures["errors"]["DEADLINE_EXCEEDED"] > 0
+    assert 0 < figures["ok"] <= figures["answers_checked"] <= 60  # those of the warm-up are checked as well
+
+
 def test_unknown_users_and_late_answers_are_counted_by_status(load: Load, server: str, tmp_path: Path) -> None:
     users = tmp_path / "users"
     users.write_text("u1\nnobody\n")

@@ -4,6 +4,7 @@ import gc
 import itertools
 import math
 import os
+import queue
 import random
 import signal
 import threading
@@ -30,6 +31,7 @@ _PROGRESS_SECONDS = 1.0
 _WAKE_SECONDS = 0.01
 _ALWAYS_CHECKED = 20  # first answers of a connection
 _ASKED_AGAIN = 20
+_ASK_AGAIN_SECONDS = 10.0  # for all of them: whoever collects what was counted does not wait for ever
 _SLACK_SECONDS = 1.0
 
 
@@ -186,20 +188,21 @@ class _Caller:
         with self._lock:
             self.tally.record(call.kind, due - self._zero, due - self._zero, NOT_SENT)
 
-    def ask_again(self, timeout_seconds: float) -> None:
-        """Asks some of what was asked again, now that nobody else asks: the answers must be the same."""
+    def ask_again(self) -> None:
+        """Asks some of what was asked again, now that nobody else asks: the answers must be the same.
+
+        Those that a server is too slow to give are not looked into.
+        """
+        until = time.perf_counter() + _ASK_AGAIN_SECONDS
         for call in self._checker.remembered[:_ASKED_AGAIN]:
-            answered = threading.Event()
-
-            def done(
-                status: str, message: bytes, _: str, call: Call = call, answered: threading.Event = answered
-            ) -> None:
-                if status == OK and self._judged(call, message) == WRONG_ANSWER:
-                    self.tally.turned_out_wrong(call.kind)
-                answered.set()
-
-            self._connection.calls.start(PATHS[call.kind], call.message, done)
-            answered.wait(timeout_seconds + _SLACK_SECONDS)
+            answers: queue.SimpleQueue[tuple[str, bytes, str]] = queue.SimpleQueue()
+            self._connection.calls.start(PATHS[call.kind], call.message, lambda *answer, to=answers: to.put(answer))
+            try:
+                status, message, _ = answers.get(timeout=max(0.0, until - time.perf_counter()))
+            except queue.Empty:
+                return
+            if status == OK and self._judged(call, message) == WRONG_ANSWER:
+                self.tally.turned_out_wrong(call.kind)
 
     def _done(self, call: Call, due: float, status: str, message: bytes, details: str) -> None:
         ended = time.perf_counter()
@@ -249,7 +252,7 @@ def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
     while any(caller.open_calls for caller in callers) and time.perf_counter() < patience:
         time.sleep(0.005)
     if setup.check_share:
-        callers[0].ask_again(setup.timeout_seconds)
+        callers[0].ask_again()
     tally = callers[0].tally
     for caller in callers[1:]:
         tally.merge(caller.tally)
