@@ -1,7 +1,6 @@
 """The server's commands: ``shortlist serve`` and ``shortlist token``."""
 
 import argparse
-import contextlib
 import gc
 import logging
 import os
@@ -14,6 +13,7 @@ from pathlib import Path
 
 from shortlist_server import access_commands
 from shortlist_server.heap import share_one_arena, tidy_until
+from shortlist_server.standard_streams import say
 from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
 
 _SWITCH_SECONDS = 0.0005
@@ -155,8 +155,7 @@ def _serve(options: argparse.Namespace) -> int:
     if stop.is_set():
         app.stop()
         return 0
-    with contextlib.suppress(OSError):  # whoever was to read it is gone, or the disk is full
-        os.write(sys.stdout.fileno(), f"listening on {app.address}\n".encode())
+    say(f"listening on {app.address}")
     tidy_until(stop)
     app.stop()
     return 0

@@ -9,11 +9,11 @@ import os
 import signal
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Sequence
 
+from shortlist_server.standard_streams import say
 from shortlist_server.telemetry.endpoint import WorkersEndpoint
 
 log = logging.getLogger(__name__)
@@ -95,8 +95,7 @@ class Workers:
                     worker.look()
                 if not said and all(worker.ready for worker in self._workers):
                     said = True
-                    sys.stdout.write(f"listening on {address}\n")
-                    sys.stdout.flush()
+                    say(f"listening on {address}")
                 elif not said and any(worker.process.poll() is not None for worker in self._workers):
                     return 1
                 if said:

@@ -1,0 +1,44 @@
+"""Servers whose standard streams lead nowhere serve all the same."""
+
+import os
+import signal
+import subprocess
+import time
+from pathlib import Path
+
+import pytest
+
+from shortlist_client import Client, ShortlistError
+from tests.integration.test_metrics import free_port
+from tests.running import SHORTLIST
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize("redirections", ["", ">/dev/full"], ids=["nobody reads", "full"])
+def test_a_server_serves_wherever_its_standard_streams_lead(
+    small_models: Path, tmp_path: Path, workers: str, redirections: str
+) -> None:
+    port = str(free_port())
+    options = ["--models-dir", str(small_models), "--port", port, "--workers", workers]
+    command = ["sh", "-c", f'exec "$@" {redirections}', "sh", *SHORTLIST, "serve", *options]
+    reads, writes = os.pipe()
+    os.close(reads)
+    log = tmp_path / "log"
+    with log.open("w") as errors, subprocess.Popen(command, stdout=writes, stderr=errors) as process:
+        os.close(writes)
+        try:
+            deadline = time.monotonic() + 60
+            answered = 0
+            while answered < 8:
+                assert process.poll() is None, log.read_text()
+                assert time.monotonic() < deadline, log.read_text()
+                with Client(f"127.0.0.1:{port}", timeout_seconds=2) as client:
+                    try:
+                        answered += len(client.recommend("u0").items) == 10
+                    except ShortlistError:  # nobody listens yet
+                        time.sleep(0.2)
+            time.sleep(1)  # the last worker to be ready is answered for by the other
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(30) == 0, log.read_text()
+        finally:
+            process.kill()
