@@ -13,7 +13,7 @@ from pathlib import Path
 
 from shortlist_server import access_commands
 from shortlist_server.heap import share_one_arena, tidy_until
-from shortlist_server.standard_streams import say
+from shortlist_server.standard_streams import open_those_closed, say
 from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
 
 _SWITCH_SECONDS = 0.0005
@@ -92,6 +92,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 
 def _serve(options: argparse.Namespace) -> int:
+    open_those_closed()
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")

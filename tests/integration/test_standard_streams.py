@@ -10,11 +10,16 @@ import pytest
 
 from shortlist_client import Client, ShortlistError
 from tests.integration.test_metrics import free_port
+from tests.reliability.processes import children
 from tests.running import SHORTLIST
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-@pytest.mark.parametrize("redirections", ["", ">/dev/full"], ids=["nobody reads", "full"])
+@pytest.mark.parametrize(
+    "redirections",
+    ["", ">/dev/full", ">&-", "<&- >&- 2>&-"],
+    ids=["nobody reads", "full", "output closed", "all closed"],
+)
 def test_a_server_serves_wherever_its_standard_streams_lead(
     small_models: Path, tmp_path: Path, workers: str, redirections: str
 ) -> None:
@@ -37,6 +42,9 @@ def test_a_server_serves_wherever_its_standard_streams_lead(
                         answered += len(client.recommend("u0").items) == 10
                     except ShortlistError:  # nobody listens yet
                         time.sleep(0.2)
+            processes = [process.pid, *children(process.pid)]
+            standard = [str(Path(f"/proc/{pid}/fd/{number}").readlink()) for pid in processes for number in range(3)]
+            assert not any("socket:" in target for target in standard), standard
             time.sleep(1)  # the last worker to be ready is answered for by the other
             process.send_signal(signal.SIGTERM)
             assert process.wait(30) == 0, log.read_text()
