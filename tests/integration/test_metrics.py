@@ -1,6 +1,7 @@
 """Metrics, scraped over HTTP from real servers that are really asked."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from tests.callers import CODE, TokensFile, code
 from tests.integration.test_versions import publish_one
 from tests.integration.test_workers import workers_of
 from tests.running import HeldSearch, server_process, serving, shortlist
-from tests.scraping import Scrape, scrape_until
+from tests.scraping import Scrape, patiently, scrape_until
 
 SCRAPED = TelemetryConfig(metrics_port=0)
 
@@ -223,6 +224,27 @@ def test_one_scrape_covers_all_workers_and_forgets_the_gauges_of_the_dead(
         assert counted(again, "Recommend") == asked  # what the dead one counted stays counted
         assert again.value("shortlist_workers") == 2
         assert list(tmp_path.iterdir()) != []
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(30) == 0
+        assert list(tmp_path.iterdir()) == []
+
+
+def test_a_worker_that_dies_is_replaced_and_counted_after_somebody_removed_the_temporary_folders(
+    small_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    port = str(free_port())
+    with server_process(small_models, "--workers", "2", "--metrics-port", port) as (process, address):
+        for folder in tmp_path.glob("shortlist-*"):
+            shutil.rmtree(folder)
+        os.kill(min(workers_of(process)), signal.SIGKILL)
+        # What the other one counts went with the folder.
+        again = scrape_until(f"http://127.0.0.1:{port}/metrics", lambda scrape: scrape.value("shortlist_ready") == 1)
+        assert again.value("shortlist_worker_restarts_total") == 1
+        assert again.value("shortlist_workers") == 2
+        patiently(lambda: len(list(tmp_path.glob("shortlist-workers-*/*.json"))) == 2)  # they tell one another again
+        with Client(address, timeout_seconds=10) as client:
+            assert len(client.recommend("u0").items) == 10
         process.send_signal(signal.SIGTERM)
         assert process.wait(30) == 0
         assert list(tmp_path.iterdir()) == []

@@ -57,17 +57,21 @@ class Handover:
         self._trouble = ""
 
     def tell(self, standing: Standing) -> None:
-        """Tells the others, if it is news. A worker that answers nothing yet tells nothing, and is not waited for."""
+        """Tells the others, if it is news or somebody removed what they were told.
+
+        A worker that answers nothing yet tells nothing, and is not waited for.
+        """
         if self._folder is None:
             return
         if self._told is not None and standing.default == self._told.default:
             standing = replace(standing, since=self._told.since)
-        if standing == self._told:
-            return
-        aside = self._folder / f".{standing.pid}"
+        file, aside = self._folder / f"{standing.pid}.json", self._folder / f".{standing.pid}"
         try:
+            if standing == self._told and file.exists():
+                return
+            self._folder.mkdir(mode=0o700, exist_ok=True)  # somebody may have cleaned temporary folders up
             aside.write_text(json.dumps(asdict(standing)))
-            aside.replace(self._folder / f"{standing.pid}.json")
+            aside.replace(file)
             self._told, self._trouble = standing, ""
         except OSError as error:  # the others wait as long as they are patient
             if str(error) != self._trouble:  # which is said once, and tried again at every look

@@ -9,7 +9,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
@@ -105,12 +105,15 @@ class WorkersEndpoint:
         """Counts a worker no more, and forgets its gauges; what it counted stays counted."""
         self._running.dec()
         self._restarts.inc()
+        # Somebody may have cleaned temporary folders up, and no worker starts without this one.
+        with suppress(OSError):  # of which the next worker tells
+            self._folder.mkdir(mode=0o700, exist_ok=True)
         mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Listens no more and removes the folder."""
         self._endpoint.close()
-        shutil.rmtree(self._folder)
+        shutil.rmtree(self._folder, ignore_errors=True)
 
 
 @contextmanager

@@ -59,15 +59,25 @@ def test_patience_at_an_end_is_logged_once_and_names_who_was_late(caplog: pytest
 def test_that_the_others_cannot_be_told_is_said_once_and_tried_again(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    handover = Handover(tmp_path / "gone")
+    handover = Handover(tmp_path / "gone" / "workers")
     for times in (1, 2):
         for _ in range(3):
             handover.tell(ready(times))
         assert caplog.text.count("the other workers cannot be told") == times
         (tmp_path / "gone").mkdir()
         handover.tell(ready(times))
-        assert (tmp_path / "gone" / "7.json").is_file()
+        assert (tmp_path / "gone" / "workers" / "7.json").is_file()
         shutil.rmtree(tmp_path / "gone")
+
+
+def test_what_was_told_is_told_again_where_somebody_has_removed_it(tmp_path: Path) -> None:
+    folder = tmp_path / "workers"
+    handover, standing = Handover(folder), ready()
+    for _ in range(2):
+        handover.tell(standing)
+        assert (folder / "7.json").is_file()
+        assert folder.stat().st_mode & 0o777 == 0o700
+        shutil.rmtree(folder)
 
 
 def test_who_starts_joins_the_default_that_changed_last() -> None:
