@@ -19,6 +19,9 @@ from shortlist_server.telemetry.options import add_telemetry_options, telemetry_
 _SWITCH_SECONDS = 0.0005
 """How long a thread may keep Python to itself: calls must not wait long for one that loads a version."""
 
+_SHORTEST_HUNG_SECONDS = 3
+"""Who answers calls says so once a second, and must not be taken for one that hangs in between."""
+
 
 def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]") -> None:
     """Adds the server's commands to ``shortlist``."""
@@ -42,7 +45,8 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
         type=float,
         default=30.0,
         metavar="S",
-        help="a worker that answers no calls for so long is replaced, and a process without workers ends; 0 for never",
+        help="a worker that answers no calls for so long is replaced, and a process without workers ends; 3 at least, "
+        "or 0 for never",
     )
     serve.add_argument("--share-port", action="store_true", help=argparse.SUPPRESS)  # what a worker is started with
     serve.add_argument("--tables", type=Path, help=argparse.SUPPRESS)
@@ -172,10 +176,13 @@ def _beat_of(options: argparse.Namespace) -> Callable[[], None] | None:
 
 
 def _check_workers(options: argparse.Namespace) -> None:
-    for name, lowest, highest in (("workers", 1, 1_024), ("hung_seconds", 0, 86_400)):
-        value = getattr(options, name)
-        if not lowest <= value <= highest:
-            raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
+    if not 1 <= options.workers <= 1_024:
+        raise ValueError(f"workers must lie between 1 and 1,024, not be {options.workers:,}")
+    hung = options.hung_seconds
+    if hung != 0 and not _SHORTEST_HUNG_SECONDS <= hung <= 86_400:
+        raise ValueError(
+            f"hung_seconds must be 0, for never, or lie between {_SHORTEST_HUNG_SECONDS} and 86,400, not be {hung:,}"
+        )
 
 
 def _stop_with_supervisor(stop: threading.Event) -> None:

@@ -231,7 +231,8 @@ def test_a_supervisor_that_stood_still_itself_takes_nobody_for_hung(monkeypatch:
     ("option", "value", "message"),
     [
         ("--workers", "0", "workers must lie between 1 and 1,024, not be 0"),
-        ("--hung-seconds", "-1", "hung_seconds must lie between 0 and 86,400, not be -1.0"),
+        ("--hung-seconds", "-1", "hung_seconds must be 0, for never, or lie between 3 and 86,400, not be -1.0"),
+        ("--hung-seconds", "0.01", "hung_seconds must be 0, for never, or lie between 3 and 86,400, not be 0.01"),
     ],
 )
 def test_workers_out_of_range_are_refused(small_models: Path, option: str, value: str, message: str) -> None:
