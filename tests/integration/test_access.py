@@ -1,6 +1,7 @@
 """TLS aside, who may call what: tokens, scopes and the admin switch, as raw calls meet them on both lanes."""
 
 import logging
+import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -31,7 +32,8 @@ from tests.callers import (
     raw,
     retry_seconds,
 )
-from tests.running import serving, shortlist
+from tests.reliability.noise import asked, opened
+from tests.running import server_process, serving, shortlist
 
 
 @pytest.fixture
@@ -106,6 +108,24 @@ def test_only_a_bearer_token_that_is_known_is_taken_and_none_is_ever_logged(
     assert len(refusals) == len(wrong)
     assert {record.levelname for record in refusals} == {"WARNING"}
     assert secret[10:-1].lower() not in caplog.text.lower()
+
+
+def test_headers_that_are_no_text_are_not_logged(small_models: Path, lane: str, tokens: TokensFile) -> None:
+    tokens.add("shop", "read")
+    with server_process(small_models, "--lane", lane, "--tokens", str(tokens.path)) as (process, address):
+        host, _, port = address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as stranger:
+            calls = (asked(n, authorization=b"Bearer secret-\xff", x=b"\xff" * 99) for n in range(1, 401, 2))
+            stranger.sendall(opened() + b"".join(calls))
+            time.sleep(1)
+        with grpc.insecure_channel(address) as channel:
+            assert code(channel, HEALTH) is CODE.OK
+        process.terminate()
+        assert process.stderr is not None
+        log = process.stderr.read()
+    assert "is refused" in log
+    assert "secret" not in log
+    assert "Traceback" not in log
 
 
 def test_many_refusals_are_slowed_and_logged_at_a_bounded_rate_while_good_tokens_pass(

@@ -133,20 +133,22 @@ def _frame(kind: int, flags: int, stream: int, content: bytes = b"") -> bytes:
     return struct.pack(">I", len(content))[1:] + bytes((kind, flags)) + struct.pack(">I", stream) + content
 
 
-def _headers(path: str) -> bytes:
+def _headers(path: str, **more: bytes) -> bytes:
     """A header block of a gRPC call, every field a literal that is not indexed (RFC 7541, 6.2.2)."""
 
-    def text(value: str) -> bytes:
-        assert len(value) < 127
-        return bytes((len(value),)) + value.encode()
+    def text(value: str | bytes) -> bytes:
+        content = value if isinstance(value, bytes) else value.encode()
+        assert len(content) < 127
+        return bytes((len(content),)) + content
 
-    fields = {
+    fields: dict[str, str | bytes] = {
         ":method": "POST",
         ":scheme": "http",
         ":path": path,
         ":authority": "localhost",
         "te": "trailers",
         "content-type": "application/grpc",
+        **more,
     }
     return b"".join(b"\x00" + text(name) + text(value) for name, value in fields.items())
 
@@ -169,11 +171,12 @@ def begun(stream: int) -> bytes:
     return _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend"))
 
 
-def asked(stream: int) -> bytes:
-    """A good Recommend call on a stream of an open connection."""
+def asked(stream: int, **headers: bytes) -> bytes:
+    """A good Recommend call on a stream of an open connection, perhaps with headers that are not so good."""
     content = b"\x0a\x02u0"  # user_id: u0
     body = b"\x00" + struct.pack(">I", len(content)) + content
-    return begun(stream) + _frame(_DATA, _END_STREAM, stream, body)
+    call = _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend", **headers))
+    return call + _frame(_DATA, _END_STREAM, stream, body)
 
 
 def _garbage(rng: np.random.Generator) -> Sequence[bytes]:
@@ -233,6 +236,11 @@ def _half_closed(rng: np.random.Generator) -> Sequence[bytes]:
     return [_HELLO, _frame(_HEADERS, _END_HEADERS, 1, _headers(path))]
 
 
+def _headers_that_are_no_text(rng: np.random.Generator) -> Sequence[bytes]:
+    headers = {str(name): rng.bytes(20) for name in rng.choice(["authorization", "x-request-id", "traceparent"], 2)}
+    return [_HELLO, b"".join(asked(stream, **headers) for stream in range(1, 41, 2))]
+
+
 def _slow(rng: np.random.Generator) -> Sequence[bytes]:
     """A call that comes a few bytes at a time."""
     body = b"\x00" + struct.pack(">I", len(_VALID[0])) + _VALID[0]
@@ -242,7 +250,7 @@ def _slow(rng: np.random.Generator) -> Sequence[bytes]:
 
 _BEHAVIOURS: tuple[Callable[[np.random.Generator], Sequence[bytes]], ...] = (
     *(_garbage, _garbage_frames, _other_protocol, _huge_frame, _huge_message, _rst_flood),
-    *(_ping_flood, _no_window, _half_closed, _slow, lambda _: [_HELLO], lambda _: []),
+    *(_ping_flood, _no_window, _half_closed, _slow, _headers_that_are_no_text, lambda _: [_HELLO], lambda _: []),
 )
 
 

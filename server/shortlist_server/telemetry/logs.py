@@ -36,6 +36,12 @@ def log_to_stderr(form: str = "text") -> None:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
+    logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_callers_header)
+
+
+def _is_no_callers_header(record: logging.LogRecord) -> bool:
+    """False of what gRPC says, with a traceback each, of headers that are no text: a stranger's, or a token."""
+    return not str(record.msg).startswith("Invalid encoding")
 
 
 class JsonFormatter(logging.Formatter):
