@@ -10,6 +10,8 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_Looks = tuple[int, int, int]
+
 
 class Watched(Generic[T]):
     """What some files hold together.
@@ -29,7 +31,9 @@ class Watched(Generic[T]):
         self._paths = paths
         self._read = read
         self._reading = threading.Lock()
+        self._seen: tuple[_Looks | None, ...] | None
         self._seen = self._appearance()  # before reading: a change in between is seen the next time
+        self._told = ""
         self.value = read()
 
     def refresh(self) -> bool:
@@ -38,20 +42,25 @@ class Watched(Generic[T]):
             appearance = self._appearance()
             if appearance == self._seen:
                 return False
-            self._seen = appearance  # a broken file is told of once, and looked at again when it changes
+            self._seen = appearance  # a broken file is looked at again when it changes
             try:
                 self.value = self._read()
             except (OSError, ValueError) as error:
-                log.error("%s; what was read before stays in force", error)
+                if isinstance(error, OSError):  # it may pass by itself
+                    self._seen = None
+                if str(error) != self._told:
+                    self._told = str(error)
+                    log.error("%s; what was read before stays in force", error)
                 return False
+            self._told = ""
             log.info("read again: %s", ", ".join(map(str, self._paths)))
             return True
 
-    def _appearance(self) -> tuple[tuple[int, int, int] | None, ...]:
+    def _appearance(self) -> tuple[_Looks | None, ...]:
         return tuple(map(_appearance, self._paths))
 
 
-def _appearance(path: Path) -> tuple[int, int, int] | None:
+def _appearance(path: Path) -> _Looks | None:
     try:
         status = path.stat()
     except OSError:

@@ -1,5 +1,6 @@
 """Token buckets, tokens files and addresses, piece by piece."""
 
+import errno
 import hashlib
 import logging
 from collections.abc import Callable
@@ -195,6 +196,29 @@ def test_watched_files_are_read_when_they_change_and_only_then(tmp_path: Path) -
     path.write_text("333")
     assert watched.refresh()
     assert watched.value == 333
+
+
+def test_a_watched_file_that_could_not_be_read_for_a_while_is_read_again_though_it_looks_the_same(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path, out_of_files = tmp_path / "watched", [False]
+
+    def read() -> int:
+        if out_of_files[0]:
+            raise OSError(errno.EMFILE, "Too many open files")
+        return int(path.read_text())
+
+    path.write_text("1")
+    watched = Watched([path], read)
+    out_of_files[0] = True
+    path.write_text("22")
+    for _ in range(3):
+        assert not watched.refresh()
+    assert caplog.text.count("Too many open files") == 1
+    out_of_files[0] = False
+    assert watched.refresh()
+    assert watched.value == 22
+    assert not watched.refresh()
 
 
 @pytest.mark.parametrize(
