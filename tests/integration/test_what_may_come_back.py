@@ -33,6 +33,9 @@ Stub = recommender_pb2_grpc.RecommenderServiceStub
 
 USER = "u3"
 
+UNTELLABLE = (2**53 + 1, 2**63 - 1, -(2**63))
+"""Whole numbers that numbers with fractions cannot tell from their neighbours."""
+
 
 @pytest.fixture(scope="module")
 def recommender(small_models: Path) -> Recommender:
@@ -85,6 +88,14 @@ FILTERS: list[tuple[recommender_pb2.Filter, Callable[[int], bool]]] = [
     ),
     (Filter(must=[Condition(attribute="title", any_of=texts("Title of i77"))]), lambda n: n == 77),
     (Filter(must=[Condition(attribute="title", any_of=texts("no such title"))]), lambda n: False),
+    (
+        Filter(must=[Condition(attribute="price", any_of=[AttributeValue(int_value=n) for n in (7, *UNTELLABLE)])]),
+        lambda n: n == 14,
+    ),
+    (
+        Filter(must_not=[Condition(attribute="price", any_of=[AttributeValue(int_value=n) for n in UNTELLABLE])]),
+        lambda n: True,
+    ),
     (Filter(), lambda n: True),
 ]
 

@@ -133,7 +133,8 @@ class ItemAttributes:
                     f"{condition.path}.any_of[{place}]",
                     f"{shown(str(value))} is no value of {condition.attribute}, which holds {type_}",
                 )
-            values.append(value)
+            if _can_be_in(value, type_):
+                values.append(value)
         wanted = pa.array(values, type=type_)
         if not pa.types.is_list(column.type):
             return np.asarray(pc.is_in(column, wanted).to_numpy(zero_copy_only=False), dtype=np.bool_)
@@ -141,6 +142,15 @@ class ItemAttributes:
         flat = pc.is_in(column.flatten(), wanted).to_numpy(zero_copy_only=False)
         met[pc.list_parent_indices(column).to_numpy()[flat]] = True
         return met
+
+
+def _can_be_in(value: Scalar, type_: Any) -> bool:
+    """Whether a column may hold exactly this: not so a whole number beyond what its numbers can tell apart."""
+    try:
+        pa.scalar(value, type_)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _fits(value: Scalar, type_: Any) -> bool:
