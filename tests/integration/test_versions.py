@@ -1,8 +1,10 @@
 """Versions are swapped, labelled, kept and compared while requests are answered."""
 
 import errno
+import fcntl
 import gc
 import json
+import os
 import shutil
 import threading
 import time
@@ -152,6 +154,32 @@ def test_a_models_folder_that_is_gone_or_no_folder_is_told_once_and_what_answers
             number = publish_one(models_dir, seed=seed)
             wait_until(lambda number=number: answering(client) == number)  # type: ignore[misc]
         assert client.recommend("u0", model_label="stable").model_version == 1
+
+
+def test_what_cannot_be_looked_at_hides_no_version(models_dir: Path, caplog: pytest.LogCaptureFixture) -> None:
+    for name in ("loop", "7"):
+        (models_dir / name).symlink_to(name)
+    with served(models_dir) as (_, client):
+        assert answering(client) == 1
+        number = publish_one(models_dir, seed=2)
+        wait_until(lambda: answering(client) == number)
+        (models_dir / "1" / "notes").symlink_to("nowhere")  # which the manifest does not list
+        client.load_model(1)
+        assert states(client)[1] is ModelState.READY
+    assert "cannot be l" not in caplog.text  # listed, looked at
+
+
+@pytest.mark.parametrize("name", ["manifest.json", "items.faiss"])
+def test_a_pipe_in_place_of_a_file_is_refused_and_nothing_waits_for_it(models_dir: Path, name: str) -> None:
+    publish_one(models_dir, seed=2)
+    (models_dir / "2" / name).unlink()
+    os.mkfifo(models_dir / "2" / name)
+    with served(models_dir) as (_, client):
+        wait_until(lambda: states(client)[2] is ModelState.FAILED)
+        assert client.list_models()[0].state_reason == f"{name} cannot be read: it is no file"
+        assert answering(client) == 1
+        publish_one(models_dir, seed=3)
+        wait_until(lambda: answering(client) == 3)
 
 
 def test_the_only_good_version_goes_on_answering_when_its_folder_is_taken_away_or_spoilt(models_dir: Path) -> None:
@@ -402,6 +430,49 @@ def test_a_number_that_a_label_or_a_choice_remembers_is_not_given_again(models_d
         wait_until(lambda: answering(client) == 1)
         assert publish_one(models_dir, seed=3) == 3
         wait_until(lambda: answering(client) == 3)
+
+
+def test_a_lock_that_somebody_holds_holds_up_neither_versions_nor_the_end(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shortlist_server.model.choices._LOCK_SECONDS", 0.5)
+    publish_one(models_dir, seed=2)
+    with (models_dir / ".store.lock").open("w") as lock, served(models_dir, keep=1) as (_, client):
+        wait_until(lambda: set(states(client).values()) == {ModelState.READY})
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        held = r"another process has held \.store\.lock for 0\.5 s"
+        with pytest.raises(FailedPrecondition, match=held):
+            client.set_label("stable", 1)
+        with pytest.raises(FailedPrecondition, match=held):
+            client.unload_model(1)
+        publish_one(models_dir, seed=3)
+        wait_until(lambda: answering(client) == 3)
+        fcntl.flock(lock, fcntl.LOCK_UN)
+        client.set_label("stable", 2)
+        assert client.recommend("u0", model_label="stable").model_version == 2
+
+
+@pytest.mark.parametrize("damage", ["pipe", "nesting"])
+def test_choices_that_are_no_file_or_too_deep_are_told_of_once_and_stop_nothing(
+    models_dir: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_one(models_dir, seed=2)
+    shutil.move(models_dir / "2", tmp_path / "2")
+    with served(models_dir) as (_, client):
+        client.set_label("stable", 1)
+        if damage == "pipe":
+            os.mkfifo(tmp_path / "damaged")
+        else:
+            (tmp_path / "damaged").write_text("[" * 100_000)
+        (tmp_path / "damaged").rename(models_dir / "store.json")
+        wait_until(lambda: "store.json cannot be read" in caplog.text)
+        shutil.move(tmp_path / "2", models_dir / "2")
+        wait_until(lambda: answering(client) == 2)
+        assert client.recommend("u0", model_label="stable").model_version == 1
+        with pytest.raises(FailedPrecondition):
+            client.set_label("stable", 2)
+    assert caplog.text.count("store.json cannot be read") == 1
+    assert "Traceback" not in caplog.text
 
 
 def test_choices_that_cannot_be_read_leave_the_last_ones_standing(

@@ -9,12 +9,14 @@ import json
 import logging
 import os
 import re
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from shortlist_server.errors import StoreNotWritable
+from shortlist_server.model.versions import read_file
 
 log = logging.getLogger(__name__)
 
@@ -22,6 +24,9 @@ FILE = "store.json"
 _LOCK = ".store.lock"
 _ASIDE = ".store.json.new"
 _FILE_MODE = 0o644
+
+_LOCK_SECONDS = 3.0
+_LOCK_LOOK_SECONDS = 0.02
 _LABEL = re.compile(r"[a-z0-9-]{1,63}")
 
 
@@ -65,7 +70,7 @@ class ChoicesFile:
             status = self._path.stat()
             seen = status.st_ino, status.st_size, status.st_mtime_ns
             if seen != self._seen:
-                self._choices = _parse(self._path.read_bytes())
+                self._choices = _parse(read_file(self._path))
                 self._seen = seen
         except FileNotFoundError:
             self._seen, self._choices = None, Choices()
@@ -85,8 +90,8 @@ class ChoicesFile:
         """
         try:
             with (self._models_dir / _LOCK).open("w") as lock:
-                fcntl.flock(lock, fcntl.LOCK_EX)
-                changed = change(_parse(self._path.read_bytes()) if self._path.exists() else Choices())
+                _lock(lock)
+                changed = change(_parse(read_file(self._path)) if self._path.exists() else Choices())
                 aside = self._models_dir / _ASIDE
                 with aside.open("w") as file:
                     json.dump(_as_json(changed), file, indent=2)
@@ -100,6 +105,22 @@ class ChoicesFile:
             raise StoreNotWritable(error.strerror or "unknown error") from error
         except ValueError as error:  # what it should say is lost if it is written anew
             raise StoreNotWritable(f"{FILE} is damaged: {error}") from error
+
+
+def _lock(file: IO[str]) -> None:
+    """Waits for its turn, though not for ever: whoever waits holds up the versions of this process.
+
+    Raises:
+        OSError: it does not come.
+    """
+    until = time.monotonic() + _LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            if time.monotonic() > until:
+                raise OSError(error.errno, f"another process has held {_LOCK} for {_LOCK_SECONDS:g} s") from error
+            time.sleep(_LOCK_LOOK_SECONDS)
 
 
 def _sync(folder: Path) -> None:
@@ -116,7 +137,10 @@ def _parse(content: bytes) -> Choices:
     Raises:
         ValueError: it holds something else; the text names the field.
     """
-    given = json.loads(content)
+    try:
+        given = json.loads(content)
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
     if not isinstance(given, dict) or not given.keys() <= {"labels", "loaded", "unloaded"}:
         raise ValueError("it must be an object of labels, loaded and unloaded")
     labels = given.get("labels", {})

@@ -18,6 +18,7 @@ from shortlist.v1 import manifest_pb2
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, unreadable
 from shortlist_server.model.tensors import map_tensors
+from shortlist_server.model.versions import read_file, require_file
 from shortlist_server.retrieval.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.retrieval.faiss_index import USUAL_K, read_faiss_index
 from shortlist_server.retrieval.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
@@ -79,7 +80,7 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
         BadModel: it is missing, unreadable, of another version than the folder's name or of a newer format.
     """
     try:
-        text = (folder / MANIFEST).read_bytes()
+        text = read_file(folder / MANIFEST)
         manifest = json_format.Parse(text, manifest_pb2.ModelManifest())
     except OSError as error:
         raise unreadable(MANIFEST, error) from error
@@ -173,6 +174,7 @@ def _verify_files(folder: Path, manifest: manifest_pb2.ModelManifest, keep_going
         if Path(entry.name).name != entry.name:
             raise BadModel(f"{MANIFEST} lists {entry.name!r}, which is not a plain file name")
         try:
+            require_file(folder / entry.name)
             with (folder / entry.name).open("rb") as file:
                 size = file.seek(0, 2)
                 if size != entry.size_bytes:

@@ -87,6 +87,7 @@ class Shelf:
         self._entries: Mapping[int, Entry] = {}
         self._refusals: Mapping[int, Refusal] = {}
         self._being_read: int | None = None
+        self._told: dict[int, str] = {}  # what was wrong with folders that could not be looked at
         # Reading takes long, and memory for one version more; putting down what came of it does neither.
         self._reading = threading.Lock()
         self._changing = threading.Lock()
@@ -117,8 +118,9 @@ class Shelf:
             looks = appearance(folder)
         except OSError as error:
             if entry is None:
-                log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
+                self._cannot_look(number, error)
             return False
+        self._told.pop(number, None)
         refusal = self._refusals.get(number)
         if entry is not None and entry.appearance == looks:
             if refusal is not None:  # of a change that was taken back
@@ -151,12 +153,13 @@ class Shelf:
         """Forgets why versions were refused that are not there any more."""
         with self._changing:
             self._refusals = {one: refusal for one, refusal in self._refusals.items() if one in there}
+            self._told = {one: text for one, text in self._told.items() if one in there}
 
     def _read(self, number: int, folder: Path) -> None:
         try:
             looks = appearance(folder)
         except OSError as error:
-            log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
+            self._cannot_look(number, error)
             return
         known_as, again, reason = mark(folder, looks), math.inf, ""
         try:
@@ -182,6 +185,11 @@ class Shelf:
         with self._changing:
             self._entries = {**self._entries, number: Entry(model, looks, known_as, time.monotonic())}
         self._refuse(number, None)
+
+    def _cannot_look(self, number: int, error: OSError) -> None:
+        if self._told.get(number) != str(error):  # at every look it would be the same again
+            self._told[number] = str(error)
+            log.warning("version %d in %s cannot be looked at: %s", number, self._models_dir, error)
 
     def _refuse(self, number: int, refusal: Refusal | None) -> None:
         with self._changing:

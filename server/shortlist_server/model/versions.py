@@ -1,7 +1,9 @@
 """A models folder as it lies on disk: which versions there are, and whether one of them has changed."""
 
+import errno
 import hashlib
 import os
+import stat
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -49,9 +51,19 @@ def numbers_in(models_dir: Path) -> list[int]:
         OSError: it cannot be listed.
     """
     with os.scandir(models_dir) as entries:
-        names = [entry.name for entry in entries if entry.is_dir()]
-    numbers = (int(name) for name in names if name.isdecimal() and len(name) <= _LONGEST_NUMBER)
-    return sorted((number for number in numbers if number > 0 and str(number) in names), reverse=True)
+        names = [entry.name for entry in entries if _is_number(entry.name) and _is_folder(entry)]
+    return sorted(map(int, names), reverse=True)
+
+
+def _is_number(name: str) -> bool:
+    return name.isascii() and name.isdecimal() and len(name) <= _LONGEST_NUMBER and name[0] != "0"
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # it is a link that leads nowhere, or to where this process may not go
+        return False
 
 
 def appearance(folder: Path) -> Appearance:
@@ -60,8 +72,36 @@ def appearance(folder: Path) -> Appearance:
     Raises:
         OSError: the folder cannot be looked at.
     """
-    entries = ((entry.name, entry.stat()) for entry in folder.iterdir())
+    entries = ((entry.name, _status(entry)) for entry in folder.iterdir())
     return frozenset((name, status.st_size, status.st_ino, status.st_mtime_ns) for name, status in entries)
+
+
+def _status(path: Path) -> os.stat_result:
+    """Of a file, or of the link itself where it leads nowhere: the manifest may not list it."""
+    try:
+        return path.stat()
+    except OSError:
+        return path.lstat()
+
+
+def require_file(path: Path) -> None:
+    """Checks that a path leads to a file: to open a pipe would wait for somebody to write.
+
+    Raises:
+        OSError: it leads to something else, or nowhere.
+    """
+    if not stat.S_ISREG(path.stat().st_mode):
+        raise OSError(errno.EINVAL, "it is no file")
+
+
+def read_file(path: Path) -> bytes:
+    """What a file holds.
+
+    Raises:
+        OSError: it cannot be read, or is none.
+    """
+    require_file(path)
+    return path.read_bytes()
 
 
 def mark(folder: Path, looks: Appearance) -> str:
@@ -72,6 +112,6 @@ def mark(folder: Path, looks: Appearance) -> str:
 def changed(folder: Path) -> frozenset[tuple[str, int]]:
     """When each file was changed, its content or who may read it; a link to it from elsewhere is a change as well."""
     try:
-        return frozenset((entry.name, entry.stat().st_ctime_ns) for entry in folder.iterdir())
+        return frozenset((entry.name, _status(entry).st_ctime_ns) for entry in folder.iterdir())
     except OSError:
         return frozenset()
