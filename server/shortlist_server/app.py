@@ -15,6 +15,7 @@ from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
+from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.connections import connection_options
 from shortlist_server.access.gate import Gate
 from shortlist_server.access.tls import server_credentials
@@ -59,8 +60,11 @@ WHOLE_SERVER = ""
 _SPARE_THREADS = 8
 """For reflection and ModelService while every place of the recommender is taken."""
 
-_HEALTH_THREADS = 8
+_HEALTH_THREADS = 16
 """Health's own: a probe is answered though all others are taken, by work or by callers who keep silent."""
+
+_PROBES = 256
+"""Probes that may wait where they have a lane of their own."""
 
 _LAST_CALLS_SECONDS = 0.1
 
@@ -136,6 +140,7 @@ class ServerApp:
         self._admission = Admission(config.working, config.waiting)
         self._shadow: Shadow | None = None
         self._lane: FastLane | None = None
+        self._probes: FastLane | None = None
         self._add_services()
         self._set_health(ready=False)
         host = f"[{config.host}]" if ":" in config.host else config.host
@@ -177,8 +182,13 @@ class ServerApp:
         hot = _hot_methods(answers, guard) if _lane_is_fast(config.lane) else {}
         if hot:
             self._lane = FastLane(self._server, hot, self._admission, streams, guard, self._beat)
+            # Of its own, so that a probe waits neither for a batch nor for a thread.
+            probes = {f"/{health.SERVICE_NAME}/Check": Method(health_pb2.HealthCheckRequest, self._health.answer)}
+            everyone = Guard(Gate(AccessConfig(), admin=False))
+            self._probes = FastLane(self._server, probes, Admission(1, _PROBES), Admission(1, 0), everyone)
+            hot = {**hot, **probes}
         pools = {health.SERVICE_NAME: futures.ThreadPoolExecutor(_HEALTH_THREADS, "health")}
-        plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot, pools=pools))
+        plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot, probes=pools))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store, self._telemetry.summary, "fast" if hot else "plain", self._shadow)
         guard.around(models, MODELS)
@@ -212,6 +222,8 @@ class ServerApp:
         self._server.start()
         self._started = True
         threading.Thread(target=self._silence.watch, args=(self._stopped,), name="silence", daemon=True).start()
+        if self._probes is not None:
+            self._probes.start()
         if self._lane is not None:
             self._lane.start()
         elif self._beat is not None:
@@ -304,8 +316,9 @@ class ServerApp:
         if not closed.wait(_LAST_CALLS_SECONDS):
             self._server.stop(None)
             closed.wait()
-        if self._lane is not None and self._started:
-            self._lane.close()
+        for lane in (self._lane, self._probes):
+            if lane is not None and self._started:
+                lane.close()
         self._stopped.set()
         if self._shadow is not None:
             self._shadow.close()

@@ -10,7 +10,8 @@ QueryError
 │   ├── UserNotFound
 │   ├── ItemNotFound
 │   ├── ClusterNotFound
-│   └── ModelNotFound
+│   ├── ModelNotFound
+│   └── ServiceNotFound
 ├── FailedPrecondition      what an operator asks for and the models folder does not allow
 │   ├── ModelRefused
 │   ├── VersionInUse
@@ -127,6 +128,15 @@ class ModelNotFound(NotFound):
     """The server has no such version or label."""
 
     resource_type = "model"
+
+
+class ServiceNotFound(NotFound):
+    """Health is asked of a service that is none of this server's."""
+
+    resource_type = "service"
+
+    def __init__(self, name: str) -> None:
+        super().__init__(name, f"the server has no service {shown(name)}")
 
 
 class FailedPrecondition(QueryError):

@@ -11,7 +11,7 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health_pb2_grpc
+from grpc_health.v1 import health, health_pb2_grpc
 from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from shortlist.v1 import model_pb2_grpc, recommender_pb2_grpc
@@ -231,6 +231,23 @@ def test_health_is_told_while_others_keep_every_thread_of_the_server(small_model
             watched = next(iter(probe.Watch(HealthCheckRequest(), timeout=5)))
             assert watched.status == HealthCheckResponse.SERVING
             assert not any(call.done() for call in calls)
+            said.set()
+
+
+def test_probes_are_answered_while_callers_begin_probes_and_do_not_say_what_they_want(
+    small_models: Path, lane: str
+) -> None:
+    with serving(small_models, lane, working=1, waiting=1, streams=1) as app:
+        said = threading.Event()
+        nothing: Iterator[Any] = iter(said.wait, True)
+        with grpc.insecure_channel(app.address) as silent, grpc.insecure_channel(app.address) as channel:
+            path, count = f"/{health.SERVICE_NAME}/Check", 300 if lane == "fast" else 30
+            calls: list[Any] = [silent.stream_unary(path).future(nothing, timeout=30) for _ in range(count)]
+            probe = health_pb2_grpc.HealthStub(channel)
+            for _ in range(20):
+                assert probe.Check(HealthCheckRequest(), timeout=10).status == HealthCheckResponse.SERVING
+            if lane == "plain":  # where each holds a thread, for a second
+                assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
             said.set()
 
 

@@ -8,6 +8,7 @@ from typing import Any
 import grpc
 
 from shortlist_server.errors import MalformedRequest
+from shortlist_server.service import silence
 from shortlist_server.service.silence import Silence
 from shortlist_server.service.status import status_of, to_grpc
 from shortlist_server.service.wire import serialized
@@ -31,7 +32,7 @@ class PlainLane:
         server: the server itself, which has not been started.
         silence: looks after the calls whose request has not come.
         left_out: paths of methods that it shall not have.
-        pools: service to its own threads, for those that shall not share the server's.
+        probes: services that are asked for a few bytes, each with threads of its own.
     """
 
     def __init__(
@@ -39,17 +40,17 @@ class PlainLane:
         server: grpc.Server,
         silence: Silence,
         left_out: Container[str] = (),
-        pools: Mapping[str, futures.ThreadPoolExecutor] | None = None,
+        probes: Mapping[str, futures.ThreadPoolExecutor] | None = None,
     ) -> None:
         self._server = server
         self._silence = silence
         self._left_out = left_out
-        self._pools = pools or {}
+        self._probes = probes or {}
 
     def add_registered_method_handlers(self, service: str, handlers: Mapping[str, Any]) -> None:
         """As ``grpc.Server`` does."""
         kept = {
-            name: self._handler(handler, self._pools.get(service))
+            name: self._handler(handler, self._probes.get(service))
             for name, handler in handlers.items()
             if f"/{service}/{name}" not in self._left_out
         }
@@ -61,6 +62,7 @@ class PlainLane:
 
     def _handler(self, handler: Any, pool: futures.ThreadPoolExecutor | None) -> Any:
         behaviour = getattr(handler, _NAMES[handler.request_streaming, handler.response_streaming])
+        silent_seconds = silence.SILENT_SECONDS if pool is None else silence.SILENT_PROBE_SECONDS
         guarded, deserialize = getattr(behaviour, "guarded", False), handler.request_deserializer
 
         def read(content: bytes) -> Any:
@@ -71,7 +73,7 @@ class PlainLane:
 
         @functools.wraps(behaviour)  # gRPC's health service says by attributes how it is to be called
         def answer(requests: Iterator[Any], context: grpc.ServicerContext, *more: Any) -> Any:
-            request = self._silence.first(requests, context)
+            request = self._silence.first(requests, context, silent_seconds)
             if request is None:
                 context.abort(grpc.StatusCode.UNIMPLEMENTED, "the call needs one request message")
             if isinstance(request, MalformedRequest) and not guarded:

@@ -9,31 +9,39 @@ import grpc
 SILENT_SECONDS = 20.0
 """For a request to come whole. Of 16 MiB, the longest, it takes a line of 7 Mbit/s."""
 
-_LOOK_SECONDS = 1.0
+SILENT_PROBE_SECONDS = 1.0
+"""The same of a probe, which is some bytes."""
+
+_LOOK_SECONDS = 0.5
 
 
 class Silence:
     """Cancels the calls of grpc.server whose request does not come; a thread of its own looks after them."""
 
     def __init__(self) -> None:
-        self._since: dict[grpc.ServicerContext, float] = {}
+        self._until: dict[grpc.ServicerContext, float] = {}
 
-    def first(self, requests: Iterator[object], context: grpc.ServicerContext) -> object | None:
+    def first(self, requests: Iterator[object], context: grpc.ServicerContext, seconds: float) -> object | None:
         """The one request of a call; None where it ends without.
+
+        Args:
+            requests: of the call.
+            context: its.
+            seconds: how long it may take.
 
         Raises:
             grpc.RpcError: the call was cancelled meanwhile.
         """
-        self._since[context] = time.monotonic()
+        self._until[context] = time.monotonic() + seconds
         try:
             return next(requests, None)
         finally:
-            del self._since[context]
+            del self._until[context]
 
     def watch(self, stop: threading.Event) -> None:
         """Hangs up on those who have been silent for too long, until an event is set."""
         while not stop.wait(_LOOK_SECONDS):
-            long_since = time.monotonic() - SILENT_SECONDS
-            for context, since in self._since.copy().items():
-                if since < long_since:
+            now = time.monotonic()
+            for context, until in self._until.copy().items():
+                if until < now:
                     context.cancel()

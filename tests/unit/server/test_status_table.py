@@ -20,6 +20,7 @@ EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
     (errors.ItemNotFound("i"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.ClusterNotFound("7", "there is no cluster 7"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.ModelNotFound("7", "there is no version 7"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
+    (errors.ServiceNotFound("s"), grpc.StatusCode.NOT_FOUND, "google.rpc.ResourceInfo"),
     (errors.FailedPrecondition("no"), grpc.StatusCode.FAILED_PRECONDITION, ""),
     (errors.ModelRefused(7, "items.faiss is missing"), grpc.StatusCode.FAILED_PRECONDITION, ""),
     (errors.VersionInUse(7, "bears the label stable"), grpc.StatusCode.FAILED_PRECONDITION, ""),
