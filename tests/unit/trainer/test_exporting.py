@@ -1,6 +1,7 @@
 """Indexes and their measured recall, id tables, attributes, and publishing."""
 
 import multiprocessing
+import os
 import resource
 from pathlib import Path
 
@@ -108,6 +109,11 @@ def test_no_version_comes_again_that_is_remembered_and_what_is_damaged_stops_nob
     (tmp_path / "store.json").write_text(choices)
     assert publish(tmp_path, write_note) == version
     assert version in versions(tmp_path)
+
+
+def test_a_pipe_in_place_of_what_is_remembered_stops_nobody(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "store.json")
+    assert publish(tmp_path, write_note) == 1
 
 
 def test_a_failed_publish_leaves_no_trace(tmp_path: Path) -> None:

@@ -65,8 +65,9 @@ def versions(models_dir: Path) -> list[int]:
 
 def _remembered(models_dir: Path) -> list[int]:
     """The versions that operators have labelled, loaded or unloaded: a new one shall not be taken for one of them."""
+    file = models_dir / _CHOICES
     try:
-        choices = json.loads((models_dir / _CHOICES).read_bytes())
+        choices = json.loads(file.read_bytes()) if file.is_file() else {}  # to read a pipe would wait for ever
         numbers = [*choices.get("labels", {}).values(), *choices.get("loaded", []), *choices.get("unloaded", [])]
     except (OSError, ValueError, AttributeError, TypeError, RecursionError):  # none, or damaged, of which servers tell
         return []
