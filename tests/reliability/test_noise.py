@@ -33,7 +33,7 @@ _GROWTH_OF_A_SHORT_RUN = 1.1
 @pytest.fixture(scope="module")
 def server(small_models: Path, lane: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     """A server process of ``small_models``."""
-    few = ("--working", "2", "--waiting", "8", "--streams", "4")
+    few = ("--working", "2", "--waiting", "32", "--streams", "8")
     with served(small_models, tmp_path_factory.mktemp("noise") / "log", "--lane", lane, *few) as server:
         # Calls that hold a thread each: the pool of grpc.server starts all that it may have, and keeps them.
         with socket.create_connection(("127.0.0.1", int(server.port)), timeout=10) as silent:
@@ -124,6 +124,5 @@ def check_nothing_grows(server: Served, make_noise: Callable[[int], object], siz
         assert min(memory[middle:]) <= min(memory[_WARM:middle]) * _GROWTH_OF_A_SHORT_RUN, memory
     lines = server.log.read_text().splitlines()  # which fails where callers wrote into it
     assert "Traceback" not in " ".join(lines)
-    # Who tries to steer a server, or comes when it is full, is logged, at a bounded rate; noise is not.
-    logged = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "were left out")
-    assert len([line for line in lines if not any(words in line for words in logged)]) < 20
+    # Who tries to steer a server is logged, at a bounded rate; noise is not.
+    assert len([line for line in lines if "PERMISSION_DENIED" not in line and "were left out" not in line]) < 20
