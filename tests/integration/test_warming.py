@@ -1,10 +1,10 @@
 """A version that is loaded aside has been asked everything before it answers."""
 
+import contextlib
 import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -44,7 +44,7 @@ AROUND = {"answers.answer_each", "wire.serialized"}
 """What only passes answers on. Warming does without: there, what nobody foresaw refuses the version."""
 
 
-@contextmanager
+@contextlib.contextmanager
 def functions_run() -> Iterator[set[str]]:
     """The functions of these modules that any thread runs in the block, by module and name."""
     seen: set[CodeType] = set()
@@ -82,6 +82,9 @@ def ask_everything(stub: RecommenderServiceStub) -> None:
         RecommendRequest(user_id="nobody", fallback=recommender_pb2.FALLBACK_CLUSTER),
         RecommendRequest(user_id="nobody"),
     ]
+    for one in requests:
+        with contextlib.suppress(grpc.RpcError):  # nobody is found, which is a path too
+            stub.Recommend(one, timeout=20)
     stub.BatchRecommend(BatchRecommendRequest(requests=requests), timeout=20)
     list(stub.StreamRecommend(iter([StreamRecommendRequest(request=one) for one in requests]), timeout=20))
     stub.SimilarItems(SimilarItemsRequest(item_ids=["i1", "i2"], negative_item_ids=["i3"], attributes=["title"]))

@@ -93,7 +93,9 @@ def warm(model: LoadedModel, keep_going: Callable[[], None]) -> None:
     ask(answers.recommend, thorough, _FEW)
     ask(answers.similar_items, [SimilarItemsRequest(item_ids=[item], search_effort=MAX_EFFORT) for item in items], _FEW)
     if users and items:
-        outcomes = ask(answers.recommend, _rarer_requests(model, users[0], items, names), _FEW)
+        rarer = _rarer_requests(model, users[0], items, names)
+        ask(answers.recommend, rarer, 1)  # one that is alone goes other ways than one of many
+        outcomes = ask(answers.recommend, rarer, _FEW)
         unlike = SimilarItemsRequest(item_ids=items[:1], negative_item_ids=items[1:2], attributes=names)
         ask(answers.similar_items, [unlike])
         ask(answers.score, [ScoreRequest(user_id=users[0], item_ids=items)])
