@@ -14,7 +14,15 @@ import pytest
 from safetensors.numpy import load_file, save
 
 from shortlist_server.errors import BadModel, NoClusters
-from shortlist_server.model.folder import CLUSTERS, MANIFEST, REQUIRED, LoadedModel, load_model
+from shortlist_server.model.folder import (
+    CLUSTERS,
+    ITEM_EMBEDDINGS,
+    MANIFEST,
+    REQUIRED,
+    USER_EMBEDDINGS,
+    LoadedModel,
+    load_model,
+)
 from shortlist_server.model.plan import Policy
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.versions import State
@@ -369,3 +377,70 @@ def test_the_store_serves_the_newest_good_version_and_says_why_not_the_others(fo
     assert versions[2] == (State.READY, "")
     assert versions[1][0] is State.AVAILABLE
     assert list(versions) == [4, 3, 2, 1]
+
+
+@pytest.mark.parametrize("number", [np.nan, np.inf, -np.inf, 3e38])
+@pytest.mark.parametrize(
+    ("name", "array"),
+    [(USER_EMBEDDINGS, "embeddings"), (ITEM_EMBEDDINGS, "embeddings"), (ITEM_EMBEDDINGS, "bias")],
+)
+def test_tables_with_numbers_that_make_no_score_are_refused_by_name_and_row(
+    folder: Path, name: str, array: str, number: float
+) -> None:
+    rows = 30 if name == USER_EMBEDDINGS else 200
+    table = load_file(folder / name).get(array, np.zeros(rows, np.float32)).copy()
+    table[17, ...] = number
+    rewrite(folder, name, tensors_with(folder, name, **{array: table}))
+    with pytest.raises(BadModel, match=rf"{name} holds numbers that are not finite, or beyond 1e\+15, first in row 17"):
+        load_model(folder, "cpu")
+
+
+def test_users_in_float16_may_be_as_large_as_these_get_but_not_infinite(folder: Path) -> None:
+    table = np.full((30, load_file(folder / USER_EMBEDDINGS)["embeddings"].shape[1]), 65_504, np.float16)
+    rewrite(folder, USER_EMBEDDINGS, tensors_with(folder, USER_EMBEDDINGS, embeddings=table))
+    load_model(folder, "cpu")
+    table[2, 1] = np.inf
+    rewrite(folder, USER_EMBEDDINGS, tensors_with(folder, USER_EMBEDDINGS, embeddings=table))
+    with pytest.raises(BadModel, match="first in row 2"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("constant", ["NaN", "Infinity", 1e30])
+def test_a_constant_that_makes_no_score_is_refused(folder: Path, constant: object) -> None:
+    change_manifest(folder, scoreConstant=constant)
+    with pytest.raises(BadModel, match="score_constant must lie within"):
+        load_model(folder, "cpu")
+
+
+def test_a_manifest_too_large_to_be_parsed_again_and_again_is_refused(folder: Path) -> None:
+    with (folder / MANIFEST).open("ab") as manifest:
+        manifest.write(b" " * (4 << 20))
+    with pytest.raises(BadModel, match=r"manifest\.json cannot be read: it has more than 4,194,304 bytes"):
+        load_model(folder, "cpu")
+
+
+@pytest.mark.parametrize("good", [True, False])
+def test_a_folder_that_changes_while_it_is_read_counts_for_nothing_and_is_read_again(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, good: bool
+) -> None:
+    """What was verified need not be what is mapped, and what was wrong need not be wrong any more."""
+    other = folder.parent.parent / "other"
+    shutil.copytree(folder, other)
+    (folder if not good else other).joinpath(ITEM_EMBEDDINGS).write_bytes(b"bad")
+    reads: list[Path] = []
+
+    def replaced(path: Path, *others: Any) -> LoadedModel:
+        reads.append(path)
+        try:
+            return load_model(path, *others)
+        finally:
+            if len(reads) == 1:
+                folder.rename(folder.parent.parent / "before")
+                other.rename(folder)
+
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", replaced)
+    store = ModelStore(folder.parent, "cpu")
+    assert store.refresh() is not good
+    assert len(reads) == 2
+    if good:
+        assert "does not match its checksum" in store.version(1).reason or "has 3 bytes" in store.version(1).reason

@@ -54,6 +54,12 @@ REQUIRED = (
 
 _BLOCK_BYTES = 1 << 20
 
+_MOST_MANIFEST_BYTES = 4 << 20
+"""It is parsed as a whole, whenever versions are listed. Those that are published have some 20 KB."""
+
+_LARGEST = 1e15
+"""The size of a number in a table: float32 holds the inner product of two rows of such, whatever their length."""
+
 INTERACTION_COUNT = "interaction_count"
 """The attribute that every model has: how many users interacted with the item."""
 
@@ -80,12 +86,12 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
         BadModel: it is missing, unreadable, of another version than the folder's name or of a newer format.
     """
     try:
-        text = read_file(folder / MANIFEST)
+        text = read_file(folder / MANIFEST, _MOST_MANIFEST_BYTES)
         manifest = json_format.Parse(text, manifest_pb2.ModelManifest())
     except OSError as error:
         raise unreadable(MANIFEST, error) from error
     except (json_format.ParseError, ValueError, RecursionError) as error:
-        newer = _newer_format(folder)
+        newer = _newer_format(text)
         raise BadModel(newer or f"{MANIFEST} cannot be read: {error}") from error
     if manifest.format_version != FORMAT_VERSION:
         raise BadModel(
@@ -105,12 +111,12 @@ def _manifest_checksum(text: bytes) -> str:
     return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 
-def _newer_format(folder: Path) -> str | None:
+def _newer_format(text: bytes) -> str | None:
     """The reason when a manifest does not parse because its format has fields this server does not know."""
     manifest = manifest_pb2.ModelManifest()
     try:
-        json_format.Parse((folder / MANIFEST).read_bytes(), manifest, ignore_unknown_fields=True)
-    except (OSError, json_format.ParseError, ValueError, RecursionError):
+        json_format.Parse(text, manifest, ignore_unknown_fields=True)
+    except (json_format.ParseError, ValueError, RecursionError):
         return None
     if manifest.format_version <= FORMAT_VERSION:
         return None
@@ -133,9 +139,11 @@ def load_model(
     """
     tables = tables_on(device)
     manifest = read_manifest(folder)
+    if not abs(manifest.score_constant) <= _LARGEST:
+        raise BadModel(f"{MANIFEST}: score_constant must lie within {_LARGEST:g}, not be {manifest.score_constant}")
     _verify_files(folder, manifest, keep_going)
-    users = _embeddings(folder / USER_EMBEDDINGS, manifest.user_count, manifest, (np.float32, np.float16))
-    items = _embeddings(folder / ITEM_EMBEDDINGS, manifest.item_count, manifest, (np.float32,))
+    users = _embeddings(folder / USER_EMBEDDINGS, manifest.user_count, manifest, (np.float32, np.float16), keep_going)
+    items = _embeddings(folder / ITEM_EMBEDDINGS, manifest.item_count, manifest, (np.float32,), keep_going)
     attributes = _attributes(folder / ITEM_ATTRIBUTES, manifest.item_count)
     popularity = attributes.numbers(INTERACTION_COUNT)
     taste = items["embeddings"][:, : manifest.embedding_size - manifest.bias_columns]
@@ -206,7 +214,11 @@ def _require_arrays(path: Path, tensors: Mapping[str, npt.NDArray[Any]], types: 
 
 
 def _embeddings(
-    path: Path, rows: int, manifest: manifest_pb2.ModelManifest, types: Sequence[type[np.floating]]
+    path: Path,
+    rows: int,
+    manifest: manifest_pb2.ModelManifest,
+    types: Sequence[type[np.floating]],
+    keep_going: Callable[[], None],
 ) -> dict[str, npt.NDArray[Any]]:
     tensors = map_tensors(path)
     _require("embeddings" in tensors, path, "holds no embeddings")
@@ -218,7 +230,24 @@ def _embeddings(
     _require(
         "bias" not in tensors or tensors["bias"].dtype == np.float32, path, "has biases of another type than float32"
     )
+    for name in tensors.keys() & {"embeddings", "bias"}:
+        _require_finite(path, tensors[name], keep_going)
     return tensors
+
+
+def _require_finite(path: Path, table: npt.NDArray[np.floating], keep_going: Callable[[], None] = lambda: None) -> None:
+    """One number that is none would make every score that it is part of none, and a huge one would make it infinite."""
+    rows = max(1, _BLOCK_BYTES // max(1, table[:1].nbytes))
+    largest = table.dtype.type(min(_LARGEST, float(np.finfo(table.dtype).max)))
+    for begin in range(0, len(table), rows):
+        block = table[begin : begin + rows]
+        fits = np.abs(block) <= largest  # of NaN neither is true
+        if not fits.all():
+            row = begin + int(np.argwhere(~fits)[0, 0])
+            raise BadModel(
+                f"{path.name} holds numbers that are not finite, or beyond {_LARGEST:g}, first in row {row:,}"
+            )
+        keep_going()
 
 
 def _users(
@@ -327,6 +356,7 @@ def _ranker(path: Path, manifest: manifest_pb2.ModelManifest, tables: DeviceTabl
     for name, tensor in network.items():
         _require(tensor.shape == shapes[name], path, f"has {name} of shape {tensor.shape}, not {shapes[name]}")
         _require(tensor.dtype == np.float32, path, f"has {name} of another type than float32")
+        _require_finite(path, tensor)
     if tables.in_place:
         return Ranker(network)
     return Ranker(network, lambda name, table: tables.place(f"{RANKER} {name}", _sha256(RANKER, manifest), table))

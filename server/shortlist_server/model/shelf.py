@@ -177,6 +177,12 @@ class Shelf:
             again = time.monotonic() + _RETRY_SECONDS
             reason = "it cannot be loaded; the server's log tells why"  # what nobody foresaw is for the log alone
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
+        if _looks_otherwise(folder, looks):
+            # What was verified need not be what was mapped afterwards, nor what was wrong still be wrong.
+            log.warning(
+                "version %d in %s changed while it was read, which counts for nothing", number, self._models_dir
+            )
+            return
         if reason:
             self._refuse(number, Refusal(changed(folder), known_as, reason, again))
             self._on_event("refused", number, None)
@@ -218,3 +224,11 @@ class Shelf:
         )
         weakref.finalize(model, log.info, "version %d is freed", model.version).atexit = False
         return model
+
+
+def _looks_otherwise(folder: Path, looks: Appearance) -> bool:
+    """Whether a folder has changed, or can be looked at no more."""
+    try:
+        return appearance(folder) != looks
+    except OSError:
+        return True

@@ -275,7 +275,7 @@ class ModelStore:
                 self._shelf.read(number)
             if number not in self._shelf.entries:
                 refusal = self._shelf.refusals.get(number)
-                raise ModelRefused(number, refusal.reason if refusal else "its folder cannot be looked at")
+                raise ModelRefused(number, refusal.reason if refusal else "its folder changes, or cannot be looked at")
             self._choices.change(change)
             self.look()
             while self._hands_over and number in self._shelf.entries and number not in self._serving.models:

@@ -94,14 +94,22 @@ def require_file(path: Path) -> None:
         raise OSError(errno.EINVAL, "it is no file")
 
 
-def read_file(path: Path) -> bytes:
-    """What a file holds.
+def read_file(path: Path, at_most: int = 1 << 20) -> bytes:
+    """What a small file holds.
+
+    Args:
+        path: of the file.
+        at_most: bytes; a larger one is not read.
 
     Raises:
-        OSError: it cannot be read, or is none.
+        OSError: it cannot be read, is none, or is larger.
     """
     require_file(path)
-    return path.read_bytes()
+    with path.open("rb") as file:
+        content = file.read(at_most + 1)
+    if len(content) > at_most:
+        raise OSError(errno.EFBIG, f"it has more than {at_most:,} bytes")
+    return content
 
 
 def mark(folder: Path, looks: Appearance) -> str:
