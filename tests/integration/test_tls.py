@@ -162,6 +162,20 @@ def test_new_certificates_serve_from_the_next_connection_on_and_open_ones_go_on(
     assert all(str(folder) in error and "stays in force" in error for error in errors)
 
 
+@pytest.mark.parametrize("encoding", ["utf-8", "latin-1"])
+def test_what_people_write_around_certificates_does_no_harm(
+    small_models: Path, lane: str, mutual: AccessConfig, ours: Authority, encoding: str
+) -> None:
+    for path in (mutual.tls_cert, mutual.tls_client_ca):
+        assert path is not None
+        path.write_bytes("Autorité de certification: Zürich\n".encode(encoding) + path.read_bytes())
+    with (
+        serving(small_models, lane, access=mutual) as app,
+        grpc.secure_channel(app.address, trusting(ours, ours.sign("shop"))) as channel,
+    ):
+        assert _failure(channel) is None
+
+
 def test_files_that_are_missing_or_broken_are_named_at_the_start(
     small_models: Path, mutual: AccessConfig, theirs: Authority, tmp_path: Path
 ) -> None:

@@ -56,7 +56,9 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertifica
 
 def _check_certificates(pem: bytes, path: Path, option: str) -> None:
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=pem.decode())
+        # What people write around certificates may be in any encoding, which Python refuses and OpenSSL passes over.
+        text = pem.decode("ascii", errors="replace").replace("\ufffd", "?")
+        ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT).load_verify_locations(cadata=text)
     except (ssl.SSLError, ValueError) as error:
         raise ValueError(f"{option} {path} holds no certificates in PEM") from error
 
