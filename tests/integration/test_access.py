@@ -128,6 +128,21 @@ def test_headers_that_are_no_text_are_not_logged(small_models: Path, lane: str, 
     assert "Traceback" not in log
 
 
+def test_a_stranger_writes_no_lines_of_its_own_into_the_log(
+    small_models: Path, lane: str, tokens: TokensFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens.add("shop", "read")
+    with (
+        serving(small_models, lane, access=AccessConfig(tokens=tokens.path)) as app,
+        grpc.insecure_channel(app.address) as channel,
+    ):
+        for path in ("/x\nINFO version 666 answers now\x1b[31m/y", f"/{'x' * 5_000}/y"):
+            assert code(channel, path, (), ASKED) is not CODE.OK
+    messages = [record.message for record in caplog.records if "is refused to" in record.message]
+    assert len(messages) == 2
+    assert all(message.isprintable() and len(message) < 300 for message in messages)
+
+
 def test_many_refusals_are_slowed_and_logged_at_a_bounded_rate_while_good_tokens_pass(
     small_models: Path, lane: str, tokens: TokensFile, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -11,7 +11,7 @@ from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.rates import BoundedLog, Rates
 from shortlist_server.access.tokens import Scope, Token, read_tokens
 from shortlist_server.access.watched import Watched
-from shortlist_server.errors import AdminOff, PermissionDenied, QueryError, RateLimited, Unauthenticated
+from shortlist_server.errors import AdminOff, PermissionDenied, QueryError, RateLimited, Unauthenticated, shown
 
 log = logging.getLogger(__name__)
 
@@ -26,6 +26,7 @@ _LOOK_SECONDS = 1.0
 _FAILURES_PER_SECOND = 1.0
 _FAILURES_AT_ONCE_SECONDS = 10.0
 _NETWORK_BITS = 64
+_LOGGED_CHARACTERS = 200
 
 Metadata = Iterable[tuple[str, str | bytes]]
 
@@ -132,7 +133,7 @@ class Gate:
         """
         if isinstance(error, AdminOff):
             return error
-        self._log.warning("%s is refused to %s: %s", path, unquote(peer.peer()), error)
+        self._log.warning("%s is refused to %s: %s", _printable(path), unquote(peer.peer()), error)
         wait = self._failures.take(_address(peer.peer()), _FAILURES_PER_SECOND)
         return RateLimited(wait, "too many calls that were not allowed came from this address") if wait else error
 
@@ -171,10 +172,15 @@ class Gate:
         return None
 
 
+def _printable(text: str) -> str:
+    """Text from a stranger as it may stand in a line of the log, which it must not end."""
+    return text if len(text) <= _LOGGED_CHARACTERS and text.isprintable() else shown(text)
+
+
 def _caller(peer: Peer) -> str:
     """Whose requests those of a peer without a token are."""
     for name in peer.peer_identities() or ():
-        return f"certificate {name.decode(errors='replace')}"
+        return f"certificate {_printable(name.decode(errors='replace'))}"
     return _address(peer.peer())
 
 
