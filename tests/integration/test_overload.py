@@ -16,7 +16,7 @@ from grpc_health.v1.health_pb2 import HealthCheckRequest, HealthCheckResponse
 
 from shortlist.v1 import model_pb2_grpc, recommender_pb2_grpc
 from shortlist.v1.model_pb2 import ListModelsRequest
-from shortlist.v1.recommender_pb2 import RecommendRequest, SimilarItemsRequest
+from shortlist.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest, SimilarItemsRequest
 from shortlist_client import Client, ShortlistError
 from shortlist_server.app import MODELS
 from shortlist_server.retrieval.exact import Found
@@ -128,6 +128,33 @@ def test_calls_whose_callers_went_away_while_they_waited_are_not_searched(
         assert len(searched) == 4
         with Client(app.address, timeout_seconds=5) as client:
             assert len(client.recommend("u2").items) == 10
+
+
+def test_batches_whose_callers_went_away_or_whose_deadline_passed_are_searched_no_further(
+    small_models: Path, lane: str, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    searched: list[int] = []
+    held = ItemIndex.search
+
+    def counted(self: ItemIndex, searches: Searches) -> Found:
+        searched.extend(1 for _ in range(len(searches)))
+        return held(self, searches)
+
+    batch = BatchRecommendRequest(requests=[RecommendRequest(user_id="u1")] * 256)
+    with serving(small_models, lane, working=1, waiting=20) as app, grpc.insecure_channel(app.address) as channel:
+        monkeypatch.setattr(ItemIndex, "search", counted)
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        calls = [stub.BatchRecommend.future(batch, timeout=timeout) for timeout in (20, 2, 20, 20)]
+        assert slow_search.begun.wait(10)
+        patiently(lambda: app._admission.taken == 4)
+        for call in (calls[0], calls[2]):
+            call.cancel()
+        assert calls[1].code() is grpc.StatusCode.DEADLINE_EXCEEDED
+        time.sleep(0.3)
+        slow_search.let_go()
+        assert calls[3].code() is grpc.StatusCode.OK
+        assert len(searched) <= 2 * 256  # those of the last, and the turn that was under way
+        patiently(lambda: app._admission.taken == 0)
 
 
 def test_a_flood_whose_deadlines_have_passed_costs_no_answers(

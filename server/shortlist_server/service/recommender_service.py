@@ -63,6 +63,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         with self._admission.place(context.time_remaining(), len(entries)):
             for begin in range(0, len(entries), TOGETHER):  # turn by turn, so that nobody waits for a long batch
                 with self._admission.work(context.time_remaining()):
+                    _require_caller(context)
                     some = entries[begin : begin + TOGETHER]
                     outcomes += answer_each(self._answers.recommend, some, [arrived] * len(some))
         return batch_response(outcomes, self._guard)
@@ -95,6 +96,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
             outcomes: Sequence[Outcome]
             try:
                 with self._admission.turn(context.time_remaining(), len(entries)):
+                    _require_caller(context)
                     outcomes = answer_each(self._answers.recommend, messages, arrived)
             except QueryError as error:  # too many are waiting
                 outcomes = [error] * len(entries)
@@ -110,6 +112,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         model = self._answers.model(request.model) if request.HasField("model") else self._answers.for_user(member)
         names = requests.attribute_names(request.attributes, model.recommender.attributes.names)
         with self._admission.turn(context.time_remaining()):
+            _require_caller(context)
             cluster = cluster_message(model.recommender, model.recommender.cluster(query), names)
             return recommender_pb2.GetClusterResponse(cluster=cluster, model_version=model.version)
 
@@ -122,6 +125,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         names = requests.attribute_names(request.attributes, model.recommender.attributes.names)
         requests.check_listed_items(model.recommender.cluster_count(kind), k)
         with self._admission.turn(context.time_remaining()):
+            _require_caller(context)
             clusters = model.recommender.all_clusters(kind, k)
             return recommender_pb2.ListClustersResponse(
                 clusters=[cluster_message(model.recommender, cluster, names) for cluster in clusters],
@@ -131,9 +135,19 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     def _one(self, answer: Answer, request: Any, context: grpc.ServicerContext) -> bytes:
         arrived = time.perf_counter()
         with self._admission.turn(context.time_remaining()):
-            if not context.is_active():  # the caller went away while it waited
-                raise DeadlinePassed
+            _require_caller(context)
             (outcome,) = answer([request], [arrived])
         if isinstance(outcome, Exception):
             raise outcome
         return outcome
+
+
+def _require_caller(context: grpc.ServicerContext) -> None:
+    """Before work begins: the caller may have gone away while it waited, or its deadline have passed.
+
+    Raises:
+        DeadlinePassed: nobody waits for the answer.
+    """
+    left = context.time_remaining()
+    if not context.is_active() or (left is not None and left <= 0):
+        raise DeadlinePassed
