@@ -15,11 +15,16 @@ _MEMORY_SECONDS = 0.5
 """Of work, after which what was measured before counts e times less: one slow request among quick ones says little."""
 
 
+_MOST_BYTES = 64 << 20
+"""Of messages that wait and are worked on; read, they take five times as much memory."""
+
+
 class Admission:
     """Lets a few work at a time, a bounded number wait, and nobody begin who would end past a deadline.
 
     How long newcomers will wait is reckoned from how many requests are before them and how long requests have taken
-    lately. Who cannot be answered in time by that is told so at once, and does not keep those waiting who can.
+    lately. Who cannot be answered in time by that is told so at once, and does not keep those waiting who can. Calls
+    of several requests have half of the places at most, so that they leave some to the others.
 
     Args:
         working: how many may work at once.
@@ -29,7 +34,9 @@ class Admission:
     def __init__(self, working: int, waiting: int) -> None:
         self._places = working + waiting
         self._taken = 0
+        self._several = 0
         self._requests = 0
+        self._bytes = 0
         self._free = working
         self._first: list[threading.Lock] = []
         self._others: list[threading.Lock] = []
@@ -49,15 +56,19 @@ class Admission:
         """How long requests have taken lately, where there were always some; 0 where that is not known yet."""
         return self._seconds_per_request
 
-    def least_seconds(self, together: int) -> float:
+    def least_seconds(self, together: int, before: int | None = None) -> float:
         """How long a newcomer will take that is answered together with others, as far as one can tell.
 
         Alone, it is worth a try whatever is expected of it: that is how expectations are corrected.
 
         Args:
             together: so many at most.
+            before: as ``enter`` has it.
         """
-        return self.waiting_seconds + together * self._seconds_per_request if self._taken else 0.0
+        return self._seconds_until(before) + together * self._seconds_per_request if self._taken else 0.0
+
+    def _seconds_until(self, before: int | None) -> float:
+        return (self._requests if before is None else min(before, self._requests)) * self._seconds_per_request
 
     @property
     def places(self) -> int:
@@ -74,16 +85,24 @@ class Admission:
         return QueueFull(min(max(self.waiting_seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS))
 
     @property
-    def has_room(self) -> bool:
-        """Whether one more may enter."""
-        return self._taken < self._places
+    def several(self) -> int:
+        """How many of them have several requests."""
+        return self._several
 
-    def enter(self, seconds_left: float | None = None, requests: int = 1) -> None:
+    def has_room_for(self, size: int) -> bool:
+        """Whether one more message of so many bytes may enter."""
+        return self._taken < self._places and (not self._taken or self._bytes + size <= _MOST_BYTES)
+
+    def enter(
+        self, seconds_left: float | None = None, requests: int = 1, size: int = 0, before: int | None = None
+    ) -> None:
         """Takes a place among those that work and wait; ``leave`` gives it back.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
             requests: how much work it is.
+            size: bytes of its message.
+            before: how many requests are answered before it; None for all that are here.
 
         Raises:
             QueueFull: too many wait already, or so many that this one would not be answered in time.
@@ -92,8 +111,8 @@ class Admission:
         if seconds_left is not None and seconds_left <= 0:
             raise DeadlinePassed
         with self._lock:
-            wait = self.waiting_seconds
-            if self._taken >= self._places:
+            wait = self._seconds_until(before)
+            if not self.has_room_for(size) or (requests > 1 and self._several >= max(self._places // 2, 1)):
                 raise self.full()
             # Alone, a call is worth a try whatever is expected of it: that is how expectations are corrected.
             if seconds_left is not None and self._taken and wait + requests * self._seconds_per_request > seconds_left:
@@ -101,17 +120,22 @@ class Admission:
             if self._taken == 0:
                 self._window_began, self._window_requests = time.perf_counter(), 0
             self._taken += 1
+            self._several += requests > 1
             self._requests += requests
+            self._bytes += size
 
-    def leave(self, requests: int = 1) -> None:
+    def leave(self, requests: int = 1, size: int = 0) -> None:
         """Gives a place back.
 
         Args:
             requests: as ``enter`` was told.
+            size: the same.
         """
         with self._lock:
             self._taken -= 1
+            self._several -= requests > 1
             self._requests -= requests
+            self._bytes -= size
             self._window_requests += requests
             # How fast requests come out while there are always some is how fast a queue moves.
             now = time.perf_counter()
@@ -147,27 +171,28 @@ class Admission:
             self._give_turn_back()
 
     @contextmanager
-    def place(self, seconds_left: float | None, requests: int = 1) -> Iterator[None]:
+    def place(self, seconds_left: float | None, requests: int = 1, size: int = 0) -> Iterator[None]:
         """Takes a place and holds it; arguments and errors as of ``enter``."""
-        self.enter(seconds_left, requests)
+        self.enter(seconds_left, requests, size)
         try:
             yield
         finally:
-            self.leave(requests)
+            self.leave(requests, size)
 
     @contextmanager
-    def turn(self, seconds_left: float | None, requests: int = 1) -> Iterator[None]:
+    def turn(self, seconds_left: float | None, requests: int = 1, size: int = 0) -> Iterator[None]:
         """Takes a place, waits for a turn and holds both.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
             requests: how much work it is.
+            size: bytes of its message.
 
         Raises:
             QueueFull: too many wait already, or so many that this one would not be answered in time.
             DeadlinePassed: the deadline passed first.
         """
-        with self.place(seconds_left, requests), self.work(seconds_left):
+        with self.place(seconds_left, requests, size), self.work(seconds_left):
             yield
 
     def _take_turn(self, seconds_left: float | None, *, first: bool) -> bool:

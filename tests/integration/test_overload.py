@@ -6,6 +6,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +156,51 @@ def test_batches_whose_callers_went_away_or_whose_deadline_passed_are_searched_n
         assert calls[3].code() is grpc.StatusCode.OK
         assert len(searched) <= 2 * 256  # those of the last, and the turn that was under way
         patiently(lambda: app._admission.taken == 0)
+
+
+def test_batches_are_answered_one_after_another_and_single_requests_beside_them(
+    small_models: Path, slow_search: HeldSearch
+) -> None:
+    batch = BatchRecommendRequest(requests=[RecommendRequest(user_id="u1")] * 1_000)
+    with serving(small_models, "fast", waiting=100) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        calls = []
+        for _ in range(10):
+            calls.append(stub.BatchRecommend.future(batch, timeout=60))
+            patiently(lambda: app._admission.taken == len(calls))  # gRPC hands over at once what came at once
+        assert slow_search.begun.wait(10)
+        lane = app._lane
+        assert lane is not None
+        turns: list[Any] = []
+        again = lane._go_on
+
+        def noted(call: Any, outcomes: Any) -> None:
+            turns.append(call)
+            again(call, outcomes)
+
+        lane._go_on = noted  # type: ignore[method-assign]
+        slow_search.let_go()
+        single = stub.Recommend(RecommendRequest(user_id="u2"), timeout=20)
+        assert len(single.items) == 10
+        assert not calls[-1].done()
+        assert [len(call.result().outcomes) for call in calls] == [1_000] * 10
+    assert len(list(groupby(turns))) == len(set(turns)) == 10  # none begins before the one before it has ended
+
+
+@pytest.mark.parametrize("lane", ["fast"], indirect=True)
+def test_a_single_request_beside_long_batches_is_not_refused_for_their_time(slow_server: str) -> None:
+    batch = BatchRecommendRequest(requests=[RecommendRequest(user_id="u1")] * 320)
+    with Client(slow_server, timeout_seconds=20) as client, grpc.insecure_channel(slow_server) as channel:
+        for _ in range(5):
+            client.recommend("u0")  # by which the server learns what a request takes
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        batches = [stub.BatchRecommend.future(batch, timeout=300) for _ in range(10)]
+        time.sleep(0.3)  # of the minute that they take
+        single = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=20)
+        assert single.code() is grpc.StatusCode.OK
+        assert not batches[0].done()
+        for call in batches:
+            call.cancel()
 
 
 def test_a_flood_whose_deadlines_have_passed_costs_no_answers(

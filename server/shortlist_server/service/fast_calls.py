@@ -70,6 +70,7 @@ class Call:
         metadata: the caller's.
         arrived: by ``time.perf_counter``.
         entries: the requests in its message, once it is read.
+        size: bytes of its message.
         outcomes: of the first of them.
         has_place: among those that wait and work.
         followed: an event tells when its caller goes away.
@@ -85,6 +86,7 @@ class Call:
     metadata: Any
     arrived: float = field(default_factory=time.perf_counter)
     entries: Sequence[Any] = ()
+    size: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
     has_place: bool = False
     followed: bool = False

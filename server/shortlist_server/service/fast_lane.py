@@ -15,7 +15,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import islice
+from itertools import chain, islice
 from typing import Any
 
 import grpc
@@ -93,6 +93,7 @@ class FastLane:
             core.register_method(path)
         self._intake = Intake(core, self._queue, methods, admission)
         self._waiting: deque[Call | Stream] = deque()
+        self._several: deque[Call] = deque()  # those with several requests, one after another
         self._polling = threading.Lock()
         self._busy_since: float | None = None
         self._ended = threading.Event()
@@ -144,10 +145,21 @@ class FastLane:
         return [(call, [error] * len(requests)) for call, requests in batch if isinstance(call, Stream)]
 
     def _next(self) -> list[tuple[Call | Stream, Requests]]:
-        """The next requests, as many as one batch may have."""
-        batch, room = [], self._room()
-        while self._waiting and room:
-            call = self._waiting.popleft()
+        """The next requests, as many as one batch may have.
+
+        Calls with several requests have what the others leave, and half at least. They are answered one after another:
+        were they all under way together, each that comes would put off those that were let in before it.
+        """
+        room = self._room()
+        batch = self._first_of(self._waiting, room // 2 if self._several else room)
+        batch += self._first_of(self._several, room - sum(len(requests) for _, requests in batch))
+        self._follow_waiting()
+        return batch
+
+    def _first_of(self, line: deque[Any], room: int) -> list[tuple[Call | Stream, Requests]]:
+        batch: list[tuple[Call | Stream, Requests]] = []
+        while line and room:
+            call = line.popleft()
             if isinstance(call, Call) and call.gone:
                 self._guard.caller_left(call.name, call)
                 self._is_over(call)
@@ -155,7 +167,6 @@ class FastLane:
             requests = call.take(room)
             room -= len(requests)
             batch.append((call, requests))
-        self._follow_waiting()
         return batch
 
     def _room(self) -> int:
@@ -168,7 +179,7 @@ class FastLane:
     def _follow_waiting(self) -> None:
         """Asks to be told who gives up, or has, of those that have waited for long; for all, it would cost a tenth."""
         long_since = time.perf_counter() - _LONG_WAIT_SECONDS
-        for call in self._waiting:
+        for call in chain(self._waiting, self._several):
             if isinstance(call, Call) and not call.followed and call.arrived < long_since:
                 try:
                     call.follow(partial(self._caller_left, call))
@@ -182,7 +193,7 @@ class FastLane:
     def _go_on(self, call: Call | Stream, outcomes: Sequence[Outcome]) -> None:
         """With what is left to be done of a call that has had its turn."""
         if isinstance(call, Call):
-            self._waiting.append(call)  # behind the others, so that long batches keep nobody waiting
+            self._several.appendleft(call)
             self._follow_waiting()
             return
         try:
@@ -208,8 +219,10 @@ class FastLane:
         self._intake.ask()
         self._take(time.time())
         now = time.time()
-        late = [call for call in self._waiting if isinstance(call, Call) and call.deadline <= now]
+        lines = chain(self._waiting, self._several)
+        late = {call for call in lines if isinstance(call, Call) and call.deadline <= now}
         self._waiting = deque(call for call in self._waiting if call not in late)
+        self._several = deque(call for call in self._several if call not in late)
         for call in late:
             self._drop(call)
         self._follow_waiting()
@@ -218,7 +231,7 @@ class FastLane:
         """Takes events that are ready; waits until a time, in seconds since the epoch, for the first."""
         self._intake.let_go()
         self._intake.hang_up()
-        deadline: float = 0 if self._waiting else until
+        deadline: float = 0 if self._waiting or self._several else until
         for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
@@ -244,16 +257,16 @@ class FastLane:
 
     def _came(self, path: str, event: Any) -> None:
         method, deadline = self._methods[path], event.call_details.deadline
-        if self._intake.is_hopeless(deadline, _BATCH):
+        several = isinstance(method, Method) and method.holds_several
+        if self._intake.is_hopeless(deadline, _BATCH, None if several else self._before_one):
             self._let_expire(path, event.call, deadline)
             self._intake.ask_for_one(path)  # whoever comes next may have more time
             return None
         self._guard.under_way.begin()
         call = Call(path, method, event.call, deadline, event.invocation_metadata)
         if self._gate is not None:
-            several = isinstance(method, Method) and method.holds_several  # charged for when they are read
             try:
-                self._gate.admit(path, call, requests=0 if several else 1)
+                self._gate.admit(path, call, requests=0 if several else 1)  # of several, when they are read
             except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
                 return self._fail(call, error)
         if isinstance(method, StreamMethod):
@@ -300,21 +313,28 @@ class FastLane:
         """Gives a call's place back: once it is answered, whenever its caller takes the answer."""
         if call.has_place:
             call.has_place = False
-            self._admission.leave(len(call.entries))
+            self._admission.leave(len(call.entries), call.size)
 
     def _received(self, call: Call, message: bytes | None) -> None:
         self._intake.has_read(call)
         if message is None:  # the caller went away, or sent nothing, or too much
             return self._fail(call, MalformedRequest())
         try:
-            if not self._admission.has_room:  # nothing is read of it
+            if not self._admission.has_room_for(len(message)):  # nothing is read of it
                 raise self._admission.full()
             call.entries = self._entries(call, message)
-            self._admission.enter(call.seconds_left, len(call.entries))
+            several, call.size = len(call.entries) > 1, len(message)
+            before = None if several else self._before_one
+            self._admission.enter(call.seconds_left, len(call.entries), call.size, before)
         except Exception as error:  # noqa: BLE001 # refused, or whatever it is
             return self._fail(call, error)
         call.has_place = True
-        return self._waiting.append(call)
+        return self._several.append(call) if several else self._waiting.append(call)
+
+    @property
+    def _before_one(self) -> int | None:
+        """How many requests are answered before one that comes alone now; None for all that are here."""
+        return 2 * len(self._waiting) + _BATCH if self._admission.several else None
 
     def _entries(self, call: Call, message: bytes) -> Sequence[Any]:
         """The requests in a message; of what cannot be read, one is charged for."""

@@ -60,7 +60,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         entries = requests.batch_entries(request)
         arrived = time.perf_counter()
         outcomes: list[Outcome] = []
-        with self._admission.place(context.time_remaining(), len(entries)):
+        with self._admission.place(context.time_remaining(), len(entries), request.ByteSize()):
             for begin in range(0, len(entries), TOGETHER):  # turn by turn, so that nobody waits for a long batch
                 with self._admission.work(context.time_remaining()):
                     _require_caller(context)
@@ -134,7 +134,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
 
     def _one(self, answer: Answer, request: Any, context: grpc.ServicerContext) -> bytes:
         arrived = time.perf_counter()
-        with self._admission.turn(context.time_remaining()):
+        with self._admission.turn(context.time_remaining(), size=request.ByteSize()):
             _require_caller(context)
             (outcome,) = answer([request], [arrived])
         if isinstance(outcome, Exception):

@@ -181,3 +181,47 @@ def test_work_about_others_does_not_count_as_that_of_who_has_a_place(clock: Cloc
     admission.spent(99)
     admission.leave()
     assert admission.seconds_per_request == pytest.approx(0.0005)
+
+
+def test_calls_of_several_requests_leave_half_of_the_places_to_others() -> None:
+    admission = Admission(working=1, waiting=5)
+    for _ in range(3):
+        admission.enter(requests=2)
+    with pytest.raises(QueueFull):
+        admission.enter(requests=2)
+    for _ in range(3):
+        admission.enter()
+    admission.leave(requests=2)
+    admission.enter(requests=2)
+    with pytest.raises(QueueFull):
+        admission.enter()
+
+
+def test_messages_that_wait_have_so_many_bytes_at_most_but_one_is_always_let_in(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("shortlist_server.admission._MOST_BYTES", 100)
+    admission = Admission(working=1, waiting=5)
+    admission.enter(size=1_000)
+    with pytest.raises(QueueFull):
+        admission.enter(size=1)
+    admission.leave(size=1_000)
+    admission.enter(size=60)
+    assert not admission.has_room_for(41)
+    admission.enter(size=40)
+    admission.enter()
+
+
+def test_who_is_answered_before_most_others_need_not_have_the_time_for_all(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    with admission.turn(None, requests=100):
+        clock.seconds += 1.0  # 10 ms each
+    admission.enter(requests=1_000)
+    with pytest.raises(QueueFull):
+        admission.enter(1.0)
+    with pytest.raises(QueueFull):
+        admission.enter(0.5, before=50)
+    admission.enter(0.52, before=50)
+    assert admission.least_seconds(10) == pytest.approx(10.11)
+    assert admission.least_seconds(10, before=50) == pytest.approx(0.6)
+    assert admission.least_seconds(10, before=5_000) == pytest.approx(10.11)
