@@ -4,7 +4,6 @@ import argparse
 import gc
 import logging
 import os
-import signal
 import sys
 import tempfile
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 
 from shortlist_server import access_commands
 from shortlist_server.heap import share_one_arena, tidy_until
+from shortlist_server.signals import on_stop_signals
 from shortlist_server.standard_streams import open_those_closed, say
 from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
 
@@ -112,13 +112,12 @@ def _serve(options: argparse.Namespace) -> int:
     from shortlist_server.app import ServerApp
     from shortlist_server.config import ServerConfig
     from shortlist_server.service.priorities import read_when_there_is_time
-    from shortlist_server.telemetry.logs import log_to_stderr
+    from shortlist_server.telemetry.logs import finish_log, log_to_stderr
 
     log_to_stderr(options.log_format)
     read_when_there_is_time()
     stop = threading.Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: stop.set())
+    on_stop_signals(stop.set)
     if options.share_port:
         threading.Thread(target=_stop_with_supervisor, args=(stop,), name="supervisor", daemon=True).start()
     try:
@@ -152,6 +151,7 @@ def _serve(options: argparse.Namespace) -> int:
         )
         app.start(stop)
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
+        finish_log()  # the last line says why
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
@@ -189,14 +189,14 @@ def _stop_with_supervisor(stop: threading.Event) -> None:
     """Stops a worker whose supervisor is gone, however it went: its standard input ends then."""
     while os.read(sys.stdin.fileno(), 1):
         pass
-    logging.getLogger(__name__).error("the process that started this worker is gone, so it stops")
     stop.set()
+    logging.getLogger(__name__).error("the process that started this worker is gone, so it stops")
 
 
 def _serve_by_workers(options: argparse.Namespace) -> int:
     from shortlist_server.device.exchange import exchange_for
     from shortlist_server.telemetry.endpoint import workers_endpoint
-    from shortlist_server.telemetry.logs import log_to_stderr
+    from shortlist_server.telemetry.logs import finish_log, log_to_stderr
     from shortlist_server.workers import Workers, reserve_port
 
     log_to_stderr(options.log_format)
@@ -222,11 +222,12 @@ def _serve_by_workers(options: argparse.Namespace) -> int:
                 if exchange is not None:
                     command += ["--tables", str(exchange.path)]
                 command += ["--workers-dir", folder]
-                workers = Workers(command, options.workers, metrics, options.hung_seconds)
-                for signal_number in (signal.SIGTERM, signal.SIGINT):
-                    signal.signal(signal_number, workers.stop)
+                ending = options.drain_seconds + options.grace_seconds
+                workers = Workers(command, options.workers, metrics, options.hung_seconds, ending)
+                on_stop_signals(workers.stop)
                 host = f"[{options.host}]" if ":" in options.host else options.host
                 return workers.run(f"{host}:{number}")
         except OSError as error:
+            finish_log()
             sys.stderr.write(f"shortlist: {error}\n")
             return 1

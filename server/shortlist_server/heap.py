@@ -5,7 +5,6 @@ import ctypes
 import gc
 import os
 import threading
-import time
 from pathlib import Path
 
 _M_ARENA_MAX = -8  # of glibc's malloc.h
@@ -15,9 +14,6 @@ TIDY_SECONDS = 60.0
 """It takes 3 to 25 ms, in which calls wait."""
 
 _WORTHWHILE_BYTES = 1 << 20
-
-_SIGNAL_SECONDS = 0.2
-"""A signal that another thread was given is not noticed by the main thread, which tidies, before it wakes up."""
 
 
 def share_one_arena() -> None:
@@ -39,7 +35,7 @@ def tidy_until(stop: threading.Event) -> None:
     235 were in use.
     """
     kept, grew = 0, False
-    while not _pause(stop, TIDY_SECONDS):
+    while not stop.wait(TIDY_SECONDS):
         grows = _own_bytes() > kept + _WORTHWHILE_BYTES
         if grows or grew:  # once more after it has grown: what was in use a minute ago may be free now
             gc.collect()  # what lies in cycles is free as well
@@ -47,15 +43,6 @@ def tidy_until(stop: threading.Event) -> None:
                 ctypes.CDLL(None).malloc_trim(ctypes.c_size_t(0))
             kept = _own_bytes()
         grew = grows
-
-
-def _pause(stop: threading.Event, seconds: float) -> bool:
-    """Waits, or until an event is set; says whether it is."""
-    until = time.monotonic() + seconds
-    while (left := until - time.monotonic()) > 0:
-        if stop.wait(min(left, _SIGNAL_SECONDS)):
-            return True
-    return stop.is_set()
 
 
 def _own_bytes() -> int:

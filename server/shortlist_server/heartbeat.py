@@ -9,9 +9,15 @@ import time
 from collections.abc import Callable
 from concurrent.futures import Executor
 
+from shortlist_server.signals import end_by_alarm
+from shortlist_server.telemetry.logs import finish_log
+
 log = logging.getLogger(__name__)
 
 BEAT_SECONDS = 1.0
+
+_LAST_WORDS_SECONDS = 5
+"""Of a process that hangs."""
 
 
 class Heartbeat:
@@ -61,7 +67,10 @@ class Watchdog:
         while self._silent_seconds < self._hung_seconds:
             time.sleep(BEAT_SECONDS)
             self._silent_seconds += BEAT_SECONDS
+        # Whoever reads what is said may stand still as well.
+        end_by_alarm(_LAST_WORDS_SECONDS)
         log.critical("no calls have been answered for %.0f s, so the process ends", self._hung_seconds)
+        finish_log()
         faulthandler.dump_traceback()
         os._exit(1)  # nothing that waits for the threads that hang would ever come to an end
 

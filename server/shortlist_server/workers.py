@@ -27,6 +27,9 @@ _RESTART_SECONDS = 2.0
 _LOADING_SECONDS = 60.0
 """How often is said that a worker is not ready. It may take its time: a large model is long to read."""
 
+_LATE_SECONDS = 10.0
+"""More than calls under way may take: closing takes a few seconds as well, longer on a busy machine."""
+
 _LAST_WORDS_SECONDS = 5.0
 """From SIGTERM to SIGKILL, for a worker that hangs."""
 
@@ -61,6 +64,7 @@ class Workers:
         count: how many.
         metrics: where one scrape covers them all; None for nowhere.
         hung_seconds: a worker that has printed nothing for so long is replaced; 0 for never.
+        ending_seconds: how long calls under way may take when all is to end; a worker that takes much longer is killed.
     """
 
     def __init__(
@@ -69,7 +73,9 @@ class Workers:
         count: int,
         metrics: WorkersEndpoint | None,
         hung_seconds: float,
+        ending_seconds: float = 0.0,
     ) -> None:
+        self._ending_seconds = ending_seconds
         self._metrics = metrics
         self._command = command
         self._count = count
@@ -77,8 +83,8 @@ class Workers:
         self._stop = threading.Event()
         self._workers: list[_Worker] = []
 
-    def stop(self, *_: object) -> None:
-        """Ends ``run``, also while it waits for workers to listen; may be a signal handler."""
+    def stop(self) -> None:
+        """Ends ``run``, also while it waits for workers to listen; any thread may call it."""
         self._stop.set()
 
     def run(self, address: str) -> int:
@@ -96,10 +102,9 @@ class Workers:
                 if not said and all(worker.ready for worker in self._workers):
                     said = True
                     say(f"listening on {address}")
-                elif not said and any(worker.process.poll() is not None for worker in self._workers):
-                    return 1
-                if said:
-                    self._replace_dead()
+                elif not said and any((worker.process.poll() or 0) > 0 for worker in self._workers):
+                    return 1  # it has said why
+                self._replace_dead()
                 self._end_hung()
         finally:
             ended_well = self._end_all()
@@ -137,6 +142,14 @@ class Workers:
                 log.error("worker %d did not end by itself and is killed", worker.process.pid)
                 worker.process.kill()
 
+    def _end_late(self, worker: "_Worker") -> None:
+        """Kills a worker that was told to end and has had the time for its calls, and more, whatever it is doing."""
+        if worker.told_to_end is None or worker.process.poll() is not None:
+            return
+        if time.monotonic() - worker.told_to_end >= self._ending_seconds + _LATE_SECONDS:
+            log.error("worker %d was told to end and did not, so it is killed", worker.process.pid)
+            worker.process.kill()
+
     def _end_all(self) -> bool:
         """Ends every worker, and waits for those that have calls to answer; says whether all ended well."""
         for worker in self._workers:
@@ -149,6 +162,7 @@ class Workers:
             time.sleep(_END_LOOK_SECONDS)
             for worker in self._workers:
                 worker.look()
+                self._end_late(worker)
             self._end_hung()
         for worker in self._workers:
             worker.close()

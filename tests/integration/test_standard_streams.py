@@ -1,5 +1,6 @@
 """Servers whose standard streams lead nowhere serve all the same."""
 
+import contextlib
 import os
 import signal
 import subprocess
@@ -50,3 +51,33 @@ def test_a_server_serves_wherever_its_standard_streams_lead(
             assert process.wait(30) == 0, log.read_text()
         finally:
             process.kill()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_answers_and_stops_though_whoever_reads_its_log_stands_still(small_models: Path, workers: str) -> None:
+    port = str(free_port())
+    options = ["--models-dir", str(small_models), "--port", port, "--workers", workers, "--access-log"]
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with contextlib.suppress(BlockingIOError):
+        while True:
+            os.write(writes, bytes(4_096))
+    os.set_blocking(writes, True)
+    with subprocess.Popen([*SHORTLIST, "serve", *options], stdout=subprocess.DEVNULL, stderr=writes) as process:
+        os.close(writes)
+        try:
+            deadline = time.monotonic() + 60
+            answered = 0
+            while answered < 20:
+                assert process.poll() is None
+                assert time.monotonic() < deadline
+                with Client(f"127.0.0.1:{port}", timeout_seconds=5) as client:
+                    try:
+                        answered += len(client.recommend("u0").items) == 10
+                    except ShortlistError:  # nobody listens yet
+                        time.sleep(0.2)
+            process.send_signal(signal.SIGTERM)
+            assert process.wait(40) == 0
+        finally:
+            process.kill()
+            os.close(reads)

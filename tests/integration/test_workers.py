@@ -212,6 +212,38 @@ def test_a_supervisor_ends_while_a_worker_is_not_ready_and_says_what_it_waits_fo
     assert "is not ready after 0 s" in caplog.text
 
 
+def test_a_worker_that_is_killed_while_the_server_starts_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers_module, "_RESTART_SECONDS", 0.1)
+    worker = (
+        f"mkdir {tmp_path}/killed 2>/dev/null && kill -9 $$; echo listening on x; trap 'exit 0' TERM; sleep 60 & wait"
+    )
+    workers = Workers(["sh", "-c", worker], 2, None, 0)
+    with futures.ThreadPoolExecutor(1) as runs:
+        ended = runs.submit(workers.run, "everywhere")
+        try:
+            patiently(lambda: "listening on everywhere" in capfd.readouterr().out)
+        finally:
+            workers.stop()
+        assert ended.result(20) == 0
+    assert "ended with -9 and is started again" in caplog.text
+
+
+def test_a_worker_that_does_not_end_is_killed_though_it_may_hang_for_ever(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers_module, "_LATE_SECONDS", 0.5)
+    stubborn = "trap '' TERM; echo listening on x; while :; do sleep 1; done"
+    workers = Workers(["sh", "-c", stubborn], 1, None, hung_seconds=0, ending_seconds=0.5)
+    with futures.ThreadPoolExecutor(1) as runs:
+        ended = runs.submit(workers.run, "everywhere")
+        patiently(lambda: any(worker.ready for worker in workers._workers))
+        workers.stop()
+        assert ended.result(20) == 1
+    assert "was told to end and did not, so it is killed" in caplog.text
+
+
 def test_a_supervisor_that_stood_still_itself_takes_nobody_for_hung(monkeypatch: pytest.MonkeyPatch) -> None:
     worker = workers_module._Worker(["sh", "-c", "echo listening on x; sleep 60"], None)
     try:

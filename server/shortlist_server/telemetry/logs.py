@@ -1,7 +1,11 @@
 """Log lines: as text or as JSON, and those about requests, so many a second at most."""
 
+import atexit
+import contextlib
 import json
 import logging
+import logging.handlers
+import queue
 import sys
 import threading
 import time
@@ -9,6 +13,7 @@ import uuid
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import TextIO
 
 log = logging.getLogger(__name__)
 
@@ -23,20 +28,75 @@ TURNED_AWAY = frozenset(
 )
 """The statuses of calls that were refused before any work."""
 
+_LINES_KEPT = 10_000
+_LAST_LINES_SECONDS = 1.0
+
 LINES_A_SECOND = 10
 """Of one kind. A server that fails or is slow for everybody must not drown in saying so."""
 
 
 def log_to_stderr(form: str = "text") -> None:
-    """Sends the log lines of this process to stderr.
+    """Sends the log lines of this process to stderr, by a thread of its own.
 
     Args:
         form: "text" or "json", one object a line.
     """
-    handler = logging.StreamHandler(sys.stderr)
+    handler = AsideHandler(sys.stderr)
+    atexit.register(handler.finish)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_callers_header)
+
+
+def finish_log() -> None:
+    """Waits a moment for what has been logged to be written."""
+    for handler in logging.getLogger().handlers:
+        if isinstance(handler, AsideHandler):
+            handler.finish()
+
+
+class AsideHandler(logging.handlers.QueueHandler):
+    """Has a thread write lines: whoever is to read them may stand still, and a pipe that is full stops who writes.
+
+    Of lines that nobody takes so many are kept; the others are counted.
+
+    Args:
+        stream: where lines go to.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(_LINES_KEPT)
+        super().__init__(self._lines)
+        self._stream = stream
+        self._left_out = 0
+        self._counting = threading.Lock()
+        threading.Thread(target=self._write, name="log", daemon=True).start()
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        """Keeps a line, or counts it where too many are kept."""
+        try:
+            self._lines.put_nowait(record)
+        except queue.Full:
+            with self._counting:
+                self._left_out += 1
+
+    def finish(self) -> None:
+        """Waits until all lines are written, or a moment where nobody takes them."""
+        until = time.monotonic() + _LAST_LINES_SECONDS
+        while self._lines.unfinished_tasks and time.monotonic() < until:
+            time.sleep(0.005)
+
+    def _write(self) -> None:
+        while True:
+            record = self._lines.get()
+            with self._counting:
+                left_out, self._left_out = self._left_out, 0
+            if left_out:
+                log.warning("%d lines were left out, as nobody took those before them", left_out)
+            with contextlib.suppress(OSError, ValueError):  # whoever read it is gone
+                self._stream.write(f"{record.getMessage()}\n")
+                self._stream.flush()
+            self._lines.task_done()
 
 
 def _is_no_callers_header(record: logging.LogRecord) -> bool:
