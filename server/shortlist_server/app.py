@@ -11,7 +11,6 @@ from functools import partial
 from typing import cast
 
 import grpc
-from grpc_channelz.v1 import channelz, channelz_pb2
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from shortlist.v1 import model_pb2, model_pb2_grpc, recommender_pb2, recommender_pb2_grpc
@@ -41,7 +40,7 @@ from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.outcomes import batch_response, stream_response
 from shortlist_server.service.plain_lane import PlainLane
 from shortlist_server.service.recommender_service import RecommenderService
-from shortlist_server.service.reflection import add_reflection
+from shortlist_server.service.reflection import add_channelz, add_reflection
 from shortlist_server.service.requests import batch_entries
 from shortlist_server.service.self_test import self_test
 from shortlist_server.service.shadow import Shadow, ShadowedAnswers
@@ -196,8 +195,7 @@ class ServerApp:
         health_pb2_grpc.add_HealthServicer_to_server(self._health, plain)
         names = [RECOMMENDER.full_name, MODELS.full_name, health.SERVICE_NAME]
         if config.channelz:
-            channelz.add_channelz_servicer(self._server)
-            names.append(channelz_pb2.DESCRIPTOR.services_by_name["Channelz"].full_name)
+            names.append(add_channelz(plain, guard))
         add_reflection(plain, names, guard)
 
     def start(self, stop: threading.Event | None = None) -> None:

@@ -1,6 +1,7 @@
 """What a server tells of itself over gRPC: its status, health per service, channelz."""
 
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
@@ -9,6 +10,9 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from shortlist_client import Client, UserNotFound
+from shortlist_server.access.config import AccessConfig
+from shortlist_server.service import health as health_module
+from tests.callers import CODE, TokensFile, code
 from tests.running import serving, shortlist
 from tests.scraping import patiently
 
@@ -80,3 +84,45 @@ def test_channelz_counts_the_calls_of_both_lanes_and_is_off_unless_asked_for(sma
         servers = stub.GetServers(channelz_pb2.GetServersRequest(), timeout=10).server
         (server,) = [server for server in servers if server.data.calls_started >= 5]
         assert server.data.calls_succeeded >= 5
+
+
+def test_channelz_is_asked_with_a_token_at_a_rate_and_malformed_questions_are_no_accident(
+    small_models: Path, lane: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tokens = TokensFile(tmp_path / "tokens")
+    shop = tokens.add("shop", "read", rate=3)
+    path = "/grpc.channelz.v1.Channelz/GetServers"
+    with (
+        serving(small_models, lane, channelz=True, access=AccessConfig(tokens=tokens.path)) as app,
+        grpc.insecure_channel(app.address) as channel,
+    ):
+        assert code(channel, path) is CODE.UNAUTHENTICATED
+        assert code(channel, path, shop, b"\xff") is CODE.INVALID_ARGUMENT
+        assert code(channel, path, shop) is CODE.OK
+        assert CODE.RESOURCE_EXHAUSTED in {code(channel, path, shop) for _ in range(30)}
+    assert "Traceback" not in caplog.text
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+def test_so_many_watch_health_and_no_more_and_who_leaves_makes_room(
+    small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(health_module, "_WATCHERS_OF_ADDRESS", 3)
+    with serving(small_models, lane) as app, grpc.insecure_channel(app.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+
+        def watch(name: str = "") -> Any:
+            watching = stub.Watch(health_pb2.HealthCheckRequest(service=name), timeout=60)
+            next(watching)
+            return watching
+
+        watches = [watch(name) for name in ("", "made up", "")]
+        with pytest.raises(grpc.RpcError) as refused:
+            watch()
+        assert refused.value.code() is CODE.RESOURCE_EXHAUSTED
+        assert stub.Check(health_pb2.HealthCheckRequest(), timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+        for watching in watches:
+            watching.cancel()
+        patiently(lambda: not app._health._watchers)
+        watch()
+        patiently(lambda: [*app._health._send_response_callbacks] == [""])

@@ -134,7 +134,7 @@ class Gate:
         if isinstance(error, AdminOff):
             return error
         self._log.warning("%s is refused to %s: %s", _printable(path), unquote(peer.peer()), error)
-        wait = self._failures.take(_address(peer.peer()), _FAILURES_PER_SECOND)
+        wait = self._failures.take(address_of(peer.peer()), _FAILURES_PER_SECOND)
         return RateLimited(wait, "too many calls that were not allowed came from this address") if wait else error
 
     def charge(self, peer: Peer, requests: int = 1) -> None:
@@ -181,10 +181,10 @@ def _caller(peer: Peer) -> str:
     """Whose requests those of a peer without a token are."""
     for name in peer.peer_identities() or ():
         return f"certificate {_printable(name.decode(errors='replace'))}"
-    return _address(peer.peer())
+    return address_of(peer.peer())
 
 
-def _address(peer: str) -> str:
+def address_of(peer: str) -> str:
     """The address of a peer without its port; of IPv6 the network, of which whoever has one address has all."""
     family, _, rest = peer.partition(":")
     host = unquote(rest).rpartition(":")[0].strip("[]").partition("%")[0]

@@ -1,19 +1,28 @@
 """gRPC's health service, kept from waiting for itself."""
 
 import threading
+from collections import Counter
 from collections.abc import Callable, Sequence
 from concurrent import futures
 from typing import Any
 
 from grpc_health.v1 import health, health_pb2
 
-from shortlist_server.errors import ServiceNotFound
+from shortlist_server.access.gate import address_of
+from shortlist_server.errors import QueueFull, ServiceNotFound
+from shortlist_server.service.status import status_of, to_grpc
 
 _LAST_WORD_SECONDS = 1.0
 
+_WATCHERS = 1_024
+_WATCHERS_OF_ADDRESS = 64
+"""Anybody may watch, for as long as they like: each takes some 20 KB."""
+
+_RETRY_SECONDS = 5.0
+
 
 class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no types
-    """As the library's, but for two ways of waiting for ever.
+    """As the library's, but with a bounded number of watchers, and but for two ways of waiting for ever.
 
     Telling a watcher of a new status takes a lock and waits until gRPC has sent the last one. The thread of gRPC that
     would say so waits for the same lock when another watcher goes away. And a watcher that takes nothing would keep a
@@ -22,6 +31,7 @@ class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no t
 
     def __init__(self) -> None:
         super().__init__()
+        self._watchers: Counter[str] = Counter()
         self._leaving = futures.ThreadPoolExecutor(1, "health")
 
     def answer(self, requests: Sequence[Any], _arrived: Sequence[float]) -> list[bytes | Exception]:
@@ -35,9 +45,33 @@ class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no t
             for request, state in zip(requests, states, strict=True)
         ]
 
-    def _on_close_callback(self, *arguments: Any) -> Callable[[], Any]:
-        forget = super()._on_close_callback(*arguments)
-        return lambda: self._leaving.submit(forget)
+    def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802
+        """As the library's; RESOURCE_EXHAUSTED for one too many."""
+        address = address_of(context.peer())
+        with self._lock:
+            room = self._watchers.total() < _WATCHERS and self._watchers[address] < _WATCHERS_OF_ADDRESS
+            self._watchers[address] += room
+        if not room:
+            context.abort_with_status(to_grpc(status_of(QueueFull(_RETRY_SECONDS))))
+        if not context.add_callback(lambda: self._leaving.submit(self._left, address)):
+            return self._left(address)  # it has ended already
+        return super().Watch(request, context, send_response_callback)
+
+    def _left(self, address: str) -> None:
+        with self._lock:
+            self._watchers[address] -= 1
+            self._watchers += Counter()  # keeps those that have some
+
+    def _on_close_callback(self, send: Any, service: str) -> Callable[[], Any]:
+        forget = super()._on_close_callback(send, service)
+
+        def leave() -> None:
+            forget()
+            with self._lock:  # of names that somebody made up, nothing is kept
+                if not self._send_response_callbacks.get(service, True):
+                    del self._send_response_callbacks[service]
+
+        return lambda: self._leaving.submit(leave)
 
     def enter_graceful_shutdown(self) -> None:
         """Turns every status to NOT_SERVING, and waits a moment for watchers to be told."""

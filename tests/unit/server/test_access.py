@@ -233,7 +233,7 @@ def test_a_watched_file_that_could_not_be_read_for_a_while_is_read_again_though_
     ],
 )
 def test_an_address_is_without_its_port_and_of_ipv6_the_network(peer: str, address: str) -> None:
-    assert gate._address(peer) == address
+    assert gate.address_of(peer) == address
 
 
 def test_only_loopback_addresses_are_loopback() -> None:
