@@ -191,6 +191,19 @@ def test_fewer_connections_than_processes_are_refused(capsys: pytest.CaptureFixt
     )
 
 
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        (["--find-saturation", "--first-rate", "1"], "--first-rate 1 makes 5 calls in 5 s: fewer than 10 show nothing"),
+    ],
+)
+def test_what_could_show_nothing_is_refused_before_the_load(
+    options: list[str], why: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["loadtest", "--server", "127.0.0.1:1", *options]) == 2
+    assert capsys.readouterr().err == f"shortlist: {why}\n"
+
+
 def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     items = [recommender_pb2.ScoredItem(item_id="same", score=1.0)] * 10
     wrong = recommender_pb2.RecommendResponse(items=items).SerializeToString()

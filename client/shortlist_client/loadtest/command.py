@@ -13,7 +13,7 @@ from shortlist_client.loadtest.generator import Setup
 from shortlist_client.loadtest.ids import IdsError, ModelIds, newest_version, read_ids
 from shortlist_client.loadtest.processes import GeneratorFailed, Generators, Load, Outcome, Progress, generators
 from shortlist_client.loadtest.report import page_of
-from shortlist_client.loadtest.saturation import Saturation, Trial, find_saturation
+from shortlist_client.loadtest.saturation import FEWEST_CALLS, Saturation, Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
 from shortlist_client.loadtest.summary import Question, figures_of, text_of
@@ -118,11 +118,8 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
         target: the server.
     """
     started = time.time()
-    if options.connections is not None and options.connections < _processes(options):
-        sys.stderr.write(
-            f"shortlist: --connections {options.connections} is fewer than --processes {_processes(options)}: "
-            "each process needs one of its own\n"
-        )
+    if wrong := _wrong_usage(options):
+        sys.stderr.write(f"shortlist: {wrong}\n")
         return _WRONG_USAGE
     saturation = None
     outcome: Outcome | None
@@ -150,6 +147,22 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
     if figures["interrupted"]:
         return _STOPPED
     return 0 if figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
+
+
+def _wrong_usage(options: argparse.Namespace) -> str:
+    """Which options do not go together, or cannot be done, and why; empty if all is well."""
+    if options.connections is not None and options.connections < _processes(options):
+        return (
+            f"--connections {options.connections} is fewer than --processes {_processes(options)}: "
+            "each process needs one of its own"
+        )
+    seconds = options.duration or _TRIAL_SECONDS
+    if options.find_saturation and options.first_rate * seconds < FEWEST_CALLS:
+        return (
+            f"--first-rate {options.first_rate:g} makes {options.first_rate * seconds:g} calls in {seconds:g} s: "
+            f"fewer than {FEWEST_CALLS} show nothing"
+        )
+    return ""
 
 
 def _processes(options: argparse.Namespace) -> int:
@@ -219,6 +232,7 @@ def _search(running: Generators, options: argparse.Namespace) -> tuple[Outcome |
             p50=latencies.percentile(50),
             p99=latencies.percentile(99),
             error_share=outcome.error_share,
+            calls=outcome.tally.requests,
             generator_limited=bool(outcome.bottleneck),
         )
 

@@ -8,6 +8,8 @@ ACHIEVED = 0.95
 """Of the offered rate, the share that must be answered."""
 MOST_ERRORS = 0.01
 """Of the calls, the share that may fail."""
+FEWEST_CALLS = 10
+"""That must be due at a rate: fewer show nothing, good or bad."""
 _EXPLODED = 10.0  # times the lowest 99th percentile of any rate
 _CALM_SECONDS = 0.05  # below which a 99th percentile has not exploded, whatever the lowest was
 _PRECISION = 1.08  # between the highest rate that was sustained and the lowest that was not
@@ -26,6 +28,7 @@ class Trial:
         p50: seconds.
         p99: seconds.
         error_share: of the calls that were due.
+        calls: how many were due.
         generator_limited: the generator was the bottleneck.
         sustained: the server kept up; empty where it did.
         why: what shows that it did not.
@@ -37,6 +40,7 @@ class Trial:
     p50: float
     p99: float
     error_share: float
+    calls: int
     generator_limited: bool = False
     sustained: bool = True
     why: str = ""
@@ -69,6 +73,8 @@ def judge(trial: Trial, most_p99: float) -> str:
         trial: what was measured.
         most_p99: seconds.
     """
+    if trial.calls < FEWEST_CALLS:
+        return f"only {trial.calls} calls were due, too few to tell"
     if trial.error_share > MOST_ERRORS:
         return f"{trial.error_share:.1%} of the calls failed"
     if trial.achieved < ACHIEVED * min(trial.asked, trial.offered):

@@ -326,7 +326,7 @@ def test_figures_add_up_and_say_what_was_missed() -> None:
 
 def trial_of(rate: float, capacity: float, p99: float = 0.002) -> Trial:
     """A server that answers so many calls/s at most."""
-    return Trial(rate, rate, min(rate, capacity), 0.001, p99 if rate <= capacity else 1.0, 0.0)
+    return Trial(rate, rate, min(rate, capacity), 0.001, p99 if rate <= capacity else 1.0, 0.0, calls=1_000)
 
 
 @pytest.mark.parametrize("capacity", [90.0, 1_000.0, 12_345.0])
@@ -360,8 +360,15 @@ def test_a_search_that_is_stopped_keeps_what_it_found() -> None:
 
 
 def test_a_server_that_answers_nothing_sustains_nothing() -> None:
-    found = find_saturation(lambda rate: Trial(rate, rate, 0.0, math.nan, math.nan, 1.0), 200.0)
+    found = find_saturation(lambda rate: Trial(rate, rate, 0.0, math.nan, math.nan, 1.0, 1_000), 200.0)
     assert found.rate == 0
+
+
+@pytest.mark.parametrize("calls", [0, 1, 9])
+def test_a_rate_at_which_next_to_nothing_was_asked_is_not_sustained(calls: int) -> None:
+    found = find_saturation(lambda rate: replace(trial_of(rate, 1e9), calls=calls), 200.0)
+    assert found.rate == 0
+    assert {trial.why for trial in found.trials} == {f"only {calls} calls were due, too few to tell"}
 
 
 def answer(*items: tuple[str, float], short: bool = False, version: int = 1) -> recommender_pb2.RecommendResponse:
