@@ -155,6 +155,35 @@ def test_what_a_late_generator_sends_late_counts_from_when_it_was_due(server: st
     assert tally.latencies().percentile(50) > 0.15
 
 
+def test_answers_that_come_after_a_stop_do_not_count_as_given_before_it() -> None:
+    def slow(_: bytes) -> bytes:
+        time.sleep(0.5)
+        return b""
+
+    with answering(slow, threads=64) as address:
+        workload = Workload({Kind.UNARY: 1.0}, ("u1", "u2"))
+        setup = Setup(Target(address), workload, (0, 1), 1, 5.0, 1_000, check_share=0.0, seed=0)
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=generate, args=(setup, theirs), daemon=True)
+        process.start()
+        assert ours.recv()[0] == "ready"
+        start = time.perf_counter() + 0.1
+        ours.send(
+            Run(constant(50.0, 60), 0, poisson=False, warmup_seconds=0.0, seconds=60, step_seconds=0.25, start=start)
+        )
+        time.sleep(0.5)
+        ours.send(start + 1.0)
+        while (said := ours.recv())[0] != "counted":
+            pass
+        ours.send(None)
+        process.join(10)
+    tally = said[1].tally
+    assert said[1].seconds == tally.seconds == pytest.approx(1.0)
+    assert tally.requests == tally.latencies().count == 50
+    assert 0 < tally.answered <= 25  # what was due in the first half
+
+
 def connections_to(port: int) -> set[str]:
     """The far ends of connections that a port of this machine has, or has had within the last minute."""
     tables = [Path("/proc/net", name).read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
@@ -320,7 +349,8 @@ def test_the_core_and_the_public_interface_give_the_same(server: str) -> None:
     assert [(status, len(items)) for status, items, _ in seen[0]] == [("OK", 3), ("NOT_FOUND", 0)]
 
 
-def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path) -> None:
+def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
     under_way = threading.Event()
     turns = itertools.count()
 
@@ -334,8 +364,9 @@ def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path) -> None:
     try:
         with answering(answer) as address:
             options = ("--server", address, "--models-dir", str(small_models), "--rate", "100", "--duration", "60")
+            more = ("--warmup", "0", "--processes", "2", "--json", str(file))
             with subprocess.Popen(
-                [*SHORTLIST, "loadtest", *options, "--warmup", "0"], stdout=subprocess.PIPE, text=True
+                [*SHORTLIST, "loadtest", *options, *more], stdout=subprocess.PIPE, text=True
             ) as process:
                 assert under_way.wait(30)
                 process.send_signal(signal.SIGINT)
@@ -345,6 +376,9 @@ def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path) -> None:
     assert process.returncode == 130
     assert output.startswith("stopped early; what was measured so far:")
     assert re.search(r"\n[1-9]\d* calls in \d\.\d s", output)
+    figures = json.loads(file.read_text())
+    assert figures["intervals"][-1]["to"] == pytest.approx(figures["seconds"])
+    assert figures["rate"] * figures["seconds"] <= figures["requests"]
 
 
 @pytest.mark.parametrize(

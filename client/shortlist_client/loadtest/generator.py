@@ -27,6 +27,8 @@ from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, draw
 
 _STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _LOOK_SECONDS = 0.1  # how often the parent is listened to
+STOP_SECONDS = 2 * _LOOK_SECONDS
+"""How long before a run is to end early it must be told, to be heard in time."""
 _PROGRESS_SECONDS = 1.0
 _WAKE_SECONDS = 0.01
 _ALWAYS_CHECKED = 20  # first answers of a connection
@@ -110,8 +112,8 @@ class Counted:
 def generate(setup: Setup, parent: Connection) -> None:
     """The process: connects, says ("ready", how) or ("failed", why), and carries out each Run that it is sent.
 
-    Meanwhile it says ("progress", answers so far, of them failed) every second and ("counted", Counted) in the end; any
-    message during a run ends that early, and None ends the process.
+    Meanwhile it says ("progress", answers so far, of them failed) every second and ("counted", Counted) in the end; a
+    time of ``time.perf_counter`` during a run ends that early, and None ends the process.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     connections: list[_Connection] = []
@@ -188,6 +190,11 @@ class _Caller:
         with self._lock:
             self.tally.record(call.kind, due - self._zero, due - self._zero, NOT_SENT)
 
+    def stop_at(self, time_: float) -> None:
+        """Ends the measured time early: neither what is due nor what is answered later counts."""
+        with self._lock:
+            self.tally.seconds = min(max(time_ - self._zero, 0.0), self.tally.seconds)
+
     def ask_again(self) -> None:
         """Asks some of what was asked again, now that nobody else asks: the answers must be the same.
 
@@ -256,8 +263,7 @@ def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
     tally = callers[0].tally
     for caller in callers[1:]:
         tally.merge(caller.tally)
-    seconds = min(max(ended - run.start, 0.0), run.seconds)
-    return Counted(tally, seconds, ended - began, cpu, busy, made, callers[0].way)
+    return Counted(tally, tally.seconds, ended - began, cpu, busy, made, callers[0].way)
 
 
 def _open_loop(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, listener: "_Listener") -> None:
@@ -298,18 +304,21 @@ class _Listener:
 
     def __init__(self, parent: Connection, callers: Sequence[_Caller]) -> None:
         self.stopped = False
+        self._end = math.inf
         self._parent = parent
         self._callers = callers
         self._look = self._tell = time.perf_counter()
 
     def due(self, now: float) -> None:
         """Looks, unless it did a moment ago."""
+        self.stopped = now >= self._end
         if now < self._look:
             return
         self._look = now + _LOOK_SECONDS
         if self._parent.poll(0):
-            self._parent.recv()
-            self.stopped = True
+            self._end = self._parent.recv()
+            for caller in self._callers:
+                caller.stop_at(self._end)
         if now >= self._tell:
             self._tell = now + _PROGRESS_SECONDS
             tallies = [caller.tally for caller in self._callers]

@@ -12,7 +12,7 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from shortlist_client.loadtest.generator import Counted, Run, Setup, generate
+from shortlist_client.loadtest.generator import STOP_SECONDS, Counted, Run, Setup, generate
 from shortlist_client.loadtest.schedule import Segment
 from shortlist_client.loadtest.tally import Tally
 
@@ -130,8 +130,9 @@ class Generators:
             counted = self._collect(progress, patience)
         except KeyboardInterrupt:
             interrupted = True
+            end = time.perf_counter() + STOP_SECONDS  # all processes measure until then
             for pipe in self._pipes:
-                pipe.send("stop")
+                pipe.send(end)
             counted = self._collect(progress, time.perf_counter() + self._setups[0].timeout_seconds + _PATIENCE_SECONDS)
         tally = counted[0].tally
         for one in counted[1:]:

@@ -52,7 +52,7 @@ class Tally:
     those that passed their deadline, which waited as long as they did; calls refused at once would flatter.
 
     Attributes:
-        seconds: how long the measured time is.
+        seconds: how long the measured time is; less than was planned once it was stopped.
         step: length of an interval in seconds.
         statuses: calls by kind and status; "OK" is one.
         lags: how late calls were sent; of a closed loop, how late a thread of the generator woke up.
