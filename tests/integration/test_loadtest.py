@@ -233,6 +233,37 @@ def test_what_could_show_nothing_is_refused_before_the_load(
     assert capsys.readouterr().err == f"shortlist: {why}\n"
 
 
+@pytest.mark.parametrize("option", ["--json", "--html"])
+def test_a_report_that_cannot_be_written_is_refused_before_the_load(
+    option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    report = tmp_path / "report"
+    for file, why in ((tmp_path / "missing" / "x", "No such file or directory"), (tmp_path, "Is a directory")):
+        others = ["--json", str(report), "--html", str(report)]
+        assert main(["loadtest", "--server", "127.0.0.1:1", *others, option, str(file)]) == 2
+        assert capsys.readouterr().err == f"shortlist: {option} {file} cannot be written: {why}\n"
+    assert not report.exists()
+
+
+def test_a_report_that_can_no_longer_be_written_does_not_lose_the_other(
+    small_models: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lost, page = tmp_path / "folder" / "figures.json", tmp_path / "report.html"
+    lost.parent.mkdir()
+
+    def taking_it_away(_: bytes) -> bytes:
+        if lost.parent.exists():
+            lost.parent.rmdir()
+        return b""
+
+    with answering(taking_it_away, threads=1) as address:
+        options = ["--models-dir", str(small_models), "--duration", "0.3", "--warmup", "0", "--check", "0"]
+        status = main(["loadtest", "--server", address, *options, "--json", str(lost), "--html", str(page)])
+    assert status == 1
+    assert capsys.readouterr().err == f"shortlist: --json {lost} cannot be written: No such file or directory\n"
+    assert page.read_text().startswith("<!doctype html>")
+
+
 def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     items = [recommender_pb2.ScoredItem(item_id="same", score=1.0)] * 10
     wrong = recommender_pb2.RecommendResponse(items=items).SerializeToString()

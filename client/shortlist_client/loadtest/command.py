@@ -16,7 +16,7 @@ from shortlist_client.loadtest.report import page_of
 from shortlist_client.loadtest.saturation import FEWEST_CALLS, Saturation, Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
-from shortlist_client.loadtest.summary import Question, figures_of, text_of
+from shortlist_client.loadtest.summary import Figures, Question, figures_of, text_of
 from shortlist_client.loadtest.workload import Kind, Workload, parse_mix
 
 T = TypeVar("T")
@@ -137,16 +137,45 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
         figures = figures_of(question, outcome, saturation)
         sys.stdout.write(text_of(figures))
         sys.stdout.flush()
-        if options.json:
-            options.json.write_text(json.dumps(figures, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-        if options.html:
-            options.html.write_text(page_of(figures), encoding="utf-8")
     except (IdsError, GeneratorFailed, OSError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
+    written = _write(options, figures)
     if figures["interrupted"]:
         return _STOPPED
-    return 0 if figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
+    return 0 if written and figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
+
+
+def _write(options: argparse.Namespace, figures: Figures) -> bool:
+    """Writes the reports that are wanted, each whatever becomes of the other; whether all could be written."""
+    reports: list[tuple[str, Path | None, Callable[[], str]]] = [
+        ("--json", options.json, lambda: json.dumps(figures, indent=2, ensure_ascii=False) + "\n"),
+        ("--html", options.html, lambda: page_of(figures)),
+    ]
+    written = True
+    for option, file, text in reports:
+        if file is None:
+            continue
+        try:
+            file.write_text(text(), encoding="utf-8")
+        except OSError as error:
+            sys.stderr.write(f"shortlist: {option} {file} cannot be written: {error.strerror}\n")
+            written = False
+    return written
+
+
+def _why_not_writable(file: Path) -> str:
+    """Tries it, and leaves the place as it was; empty if all is well."""
+    if file.exists() and not (file.is_file() or file.is_dir()):
+        return ""  # a pipe or a device: whoever reads would take this for the end
+    is_new = not file.exists()
+    try:
+        file.open("ab").close()
+        if is_new:
+            file.unlink()
+    except OSError as error:
+        return error.strerror or str(error)
+    return ""
 
 
 def _wrong_usage(options: argparse.Namespace) -> str:
@@ -162,6 +191,9 @@ def _wrong_usage(options: argparse.Namespace) -> str:
             f"--first-rate {options.first_rate:g} makes {options.first_rate * seconds:g} calls in {seconds:g} s: "
             f"fewer than {FEWEST_CALLS} show nothing"
         )
+    for option, file in (("--json", options.json), ("--html", options.html)):
+        if file is not None and (why := _why_not_writable(file)):
+            return f"{option} {file} cannot be written: {why}"
     return ""
 
 
