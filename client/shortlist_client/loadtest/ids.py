@@ -91,13 +91,13 @@ def _place(path: Path, tensors: dict[str, Any], name: str, kind: str, width: int
 
 
 def read_ids(path: Path) -> tuple[str, ...]:
-    """The ids of a text file in UTF-8, one a line; empty lines do not count.
+    """The ids of a text file in UTF-8, one a line; empty lines and blanks around an id do not count.
 
     Raises:
         IdsError: the file cannot be read, holds no id, or one that no request can carry.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
     except (OSError, UnicodeDecodeError) as error:
         raise IdsError(f"{path}: {error}") from error
     for number, line in enumerate(lines, start=1):

@@ -224,6 +224,8 @@ def test_ids_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     file.write_text("\n")
     with pytest.raises(IdsError, match="no id"):
         read_ids(file)
+    file.write_bytes(b"\xef\xbb\xbf7 \r\n  \r\nanna b\t\r\n")  # as some editors and spreadsheets write it
+    assert read_ids(file) == ("7", "anna b")
 
 
 def outcome_of(tally: Tally, busy: float = 0.1) -> Outcome:
