@@ -264,6 +264,12 @@ def test_a_report_that_can_no_longer_be_written_does_not_lose_the_other(
     assert page.read_text().startswith("<!doctype html>")
 
 
+def test_a_run_without_calls_says_so(load: Load, server: str, capsys: pytest.CaptureFixture[str]) -> None:
+    status, figures = load(server, "--rate", "0.01", "--duration", "0.2", "--arrivals", "even")
+    assert (status, figures["requests"]) == (1, 0)
+    assert capsys.readouterr().err == "shortlist: no call was due in 0.2 s, so nothing was measured\n"
+
+
 def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]) -> None:
     items = [recommender_pb2.ScoredItem(item_id="same", score=1.0)] * 10
     wrong = recommender_pb2.RecommendResponse(items=items).SerializeToString()
@@ -271,7 +277,9 @@ def test_wrong_answers_are_errors(load: Load, capsys: pytest.CaptureFixture[str]
         status, figures = load(address, "--duration", "0.5", "--concurrency", "2", "--check", "1", "--slo", "errors<1%")
     assert status == 1
     assert figures["errors"] == {"WRONG_ANSWER": figures["requests"]}
-    assert "an item comes twice" in capsys.readouterr().out
+    captured = capsys.readouterr()
+    assert "an item comes twice" in captured.out
+    assert captured.err == f"shortlist: none of {figures['requests']:,} calls was answered rightly\n"
 
 
 def test_answers_that_change_from_call_to_call_are_noticed(load: Load) -> None:

@@ -141,6 +141,10 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     written = _write(options, figures)
+    if not figures["requests"]:
+        sys.stderr.write(f"shortlist: no call was due in {figures['seconds']:g} s, so nothing was measured\n")
+    elif not figures["ok"]:
+        sys.stderr.write(f"shortlist: none of {figures['requests']:,} calls was answered rightly\n")
     if figures["interrupted"]:
         return _STOPPED
     return 0 if written and figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
