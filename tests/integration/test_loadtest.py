@@ -224,6 +224,10 @@ def test_fewer_connections_than_processes_are_refused(capsys: pytest.CaptureFixt
     ("options", "why"),
     [
         (["--find-saturation", "--first-rate", "1"], "--first-rate 1 makes 5 calls in 5 s: fewer than 10 show nothing"),
+        (
+            ["--mix", "unary=1,similar=1", "--slo", "p99<1s,batch.p99<1s"],
+            "--slo batch.p99<1s: --mix has no batch calls",
+        ),
     ],
 )
 def test_what_could_show_nothing_is_refused_before_the_load(
@@ -441,7 +445,16 @@ def test_no_server_is_said(small_models: Path, capsys: pytest.CaptureFixture[str
 
 @pytest.mark.parametrize(
     "options",
-    [["--slo", "p99<20"], ["--mix", "x=1"], ["--profile", "x"], ["--rate", "0"], ["--rate", "5", "--profile", "x"]],
+    [
+        ["--slo", "p99<20"],
+        ["--mix", "x=1"],
+        ["--profile", "x"],
+        ["--rate", "0"],
+        ["--rate", "5", "--profile", "x"],
+        ["--batch-size", "1001"],
+        ["-k", "1001"],
+        ["--zipf", "20.5"],
+    ],
 )
 def test_wrong_usage_ends_with_2(options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as ended:

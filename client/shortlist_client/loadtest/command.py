@@ -10,14 +10,14 @@ from typing import TypeVar
 
 from shortlist_client.loadtest.connection import Target
 from shortlist_client.loadtest.generator import Setup
-from shortlist_client.loadtest.ids import IdsError, ModelIds, newest_version, read_ids
+from shortlist_client.loadtest.ids import MOST_SKEW, IdsError, ModelIds, newest_version, read_ids
 from shortlist_client.loadtest.processes import GeneratorFailed, Generators, Load, Outcome, Progress, generators
 from shortlist_client.loadtest.report import page_of
 from shortlist_client.loadtest.saturation import FEWEST_CALLS, Saturation, Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
 from shortlist_client.loadtest.summary import Figures, Question, figures_of, text_of
-from shortlist_client.loadtest.workload import Kind, Workload, parse_mix
+from shortlist_client.loadtest.workload import MOST_ASKED_FOR, Kind, Workload, parse_mix
 
 T = TypeVar("T")
 
@@ -74,8 +74,8 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--mix", type=_parsed(parse_mix), default=parse_mix("unary"), metavar="KIND=WEIGHT,…",
         help=f"of {', '.join(Kind)}, such as unary=80,batch=10,similar=10 (default: unary)",
     )  # fmt: skip
-    what.add_argument("-k", type=_count, default=10, help="items per answer (default: 10)")
-    what.add_argument("--batch-size", type=_count, default=64, metavar="N", help="users of a batch (default: 64)")
+    what.add_argument("-k", type=_asked_for, default=10, help="items per answer (default: 10)")
+    what.add_argument("--batch-size", type=_asked_for, default=64, metavar="N", help="users of a batch (default: 64)")
     who = what.add_mutually_exclusive_group()
     who.add_argument("--users", type=Path, metavar="FILE", help="user ids, one a line")
     who.add_argument("--users-from-model", type=Path, metavar="DIR", help="a version's folder, such as models/3")
@@ -87,7 +87,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     )
     what.add_argument(
         "--zipf",
-        type=_not_negative,
+        type=_skew,
         default=0.99,
         metavar="S",
         help="skew of users and items; 0: all alike (default: 0.99)",
@@ -195,6 +195,9 @@ def _wrong_usage(options: argparse.Namespace) -> str:
             f"--first-rate {options.first_rate:g} makes {options.first_rate * seconds:g} calls in {seconds:g} s: "
             f"fewer than {FEWEST_CALLS} show nothing"
         )
+    for objective in options.slo:
+        if objective.kind is not None and objective.kind not in options.mix:
+            return f"--slo {objective.text}: --mix has no {objective.kind} calls"
     for option, file in (("--json", options.json), ("--html", options.html)):
         if file is not None and (why := _why_not_writable(file)):
             return f"{option} {file} cannot be written: {why}"
@@ -329,8 +332,16 @@ def _share(text: str) -> float:
     return _number(text, 0.0, 1.0, "a share from 0 to 1")
 
 
-def _count(text: str) -> int:
-    number = _number(text, 1, 1e6, "a whole number from 1 to 1,000,000")
+def _skew(text: str) -> float:
+    return _number(text, 0.0, MOST_SKEW, f"a number from 0 to {MOST_SKEW:g}")
+
+
+def _asked_for(text: str) -> int:
+    return _count(text, MOST_ASKED_FOR)
+
+
+def _count(text: str, most: int = 1_000_000) -> int:
+    number = _number(text, 1, most, f"a whole number from 1 to {most:,}")
     if not number.is_integer():
         raise argparse.ArgumentTypeError(f"must be a whole number, not {text}")
     return int(number)

@@ -12,6 +12,8 @@ from typing import Any
 _LONGEST_HEADER = 100 << 20
 _LONGEST_ID_BYTES = 512  # of the wire contract
 _GOLDEN = 0.6180339887
+MOST_SKEW = 20.0
+"""Of ``Zipf``: one in a million asks for the second most popular then, and far steeper curves leave no numbers."""
 
 
 class IdsError(Exception):
@@ -133,7 +135,7 @@ class Zipf:
 
     Args:
         count: how many places.
-        skew: 0 for all alike.
+        skew: 0 for all alike, MOST_SKEW at most.
         rng: draws.
     """
 

@@ -12,6 +12,9 @@ from shortlist_client.rpcs import recommend_request
 MOST_DRAWN = 20_000
 """Requests that a process draws; after the last it begins again."""
 
+MOST_ASKED_FOR = 1_000
+"""Of the wire contract: items of an answer, and requests of a batch."""
+
 _SERVICE = "/shortlist.v1.RecommenderService"
 
 

@@ -16,7 +16,7 @@ from shortlist.v1 import recommender_pb2
 from shortlist_client.loadtest.drawing import linear_axis, log_axis
 from shortlist_client.loadtest.generator import Counted
 from shortlist_client.loadtest.histogram import PRECISION, Histogram
-from shortlist_client.loadtest.ids import IdsError, ModelIds, Zipf, newest_version, read_ids
+from shortlist_client.loadtest.ids import MOST_SKEW, IdsError, ModelIds, Zipf, newest_version, read_ids
 from shortlist_client.loadtest.processes import Load, Outcome
 from shortlist_client.loadtest.saturation import Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, arrivals, constant, parse_profile
@@ -79,6 +79,12 @@ def test_ranks_come_up_in_proportion_to_the_power_of_their_place(skew: float) ->
         assert abs(drawn[rank] - expected) < 5 * math.sqrt(expected) + 1
     assert min(drawn) >= 1
     assert max(drawn) <= 1_000
+
+
+@pytest.mark.parametrize("count", [1, 2, 1_000, 1_000_000_000])
+def test_the_steepest_curve_asks_for_the_most_popular_alone(count: int) -> None:
+    zipf = Zipf(count, MOST_SKEW, random.Random(5))
+    assert Counter(zipf.rank() for _ in range(10_000)).most_common(1)[0] >= (1, 9_990)
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 1_000])
@@ -218,14 +224,14 @@ def test_ids_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     file = tmp_path / "users"
     file.write_text("7\n\nanna b\n")
     assert read_ids(file) == ("7", "anna b")
+    file.write_bytes(b"\xef\xbb\xbf7 \r\n  \r\nanna b\t\r\n")  # as some editors and spreadsheets write it
+    assert read_ids(file) == ("7", "anna b")
     file.write_text("7\n" + "x" * 513)
     with pytest.raises(IdsError, match="line 2"):
         read_ids(file)
     file.write_text("\n")
     with pytest.raises(IdsError, match="no id"):
         read_ids(file)
-    file.write_bytes(b"\xef\xbb\xbf7 \r\n  \r\nanna b\t\r\n")  # as some editors and spreadsheets write it
-    assert read_ids(file) == ("7", "anna b")
 
 
 def outcome_of(tally: Tally, busy: float = 0.1) -> Outcome:
