@@ -110,6 +110,12 @@ def test_an_open_loop_offers_what_it_was_told_and_a_missed_objective_ends_with_1
     assert [one["met"] for one in figures["objectives"]] == [False, True]
 
 
+def test_short_steps_are_told_apart_as_well(load: Load, server: str) -> None:
+    _, figures = load(server, "--profile", "steps:50,100,200/0.3s", "--arrivals", "even")
+    assert [step["asked_rate"] for step in figures["steps"]] == [50, 100, 200]
+    assert [round(step["offered_rate"] * 0.3) for step in figures["steps"]] == [15, 30, 60]
+
+
 def test_who_was_due_while_the_server_stood_still_is_counted(
     load: Load, server: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Several generator processes, run as one."""
 
+import math
 import multiprocessing
 import signal
 import sys
@@ -105,6 +106,15 @@ class Outcome:
         return ""
 
 
+def interval_seconds(load: Load) -> float:
+    """How long an interval of a run is: every step of a profile is a whole number of them, so that it can be told."""
+    step = max(_SHORTEST_INTERVAL, load.seconds / _MOST_INTERVALS)
+    if len(load.segments) < 2:
+        return step
+    shortest = min(segment.seconds for segment in load.segments)
+    return shortest / max(1, math.floor(shortest / step))
+
+
 class Generators:
     """Processes that make calls together. Made by ``generators``."""
 
@@ -117,7 +127,7 @@ class Generators:
         Raises:
             GeneratorFailed: a process ended.
         """
-        step = max(_SHORTEST_INTERVAL, load.seconds / _MOST_INTERVALS)
+        step = interval_seconds(load)
         start = time.perf_counter() + _HEAD_START_SECONDS + load.warmup_seconds
         run = Run(load.segments, 0, load.poisson, load.warmup_seconds, load.seconds, step, start)
         count = len(self._pipes)

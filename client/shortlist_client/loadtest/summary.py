@@ -98,7 +98,7 @@ def figures_of(question: Question, outcome: Outcome, saturation: Saturation | No
         "intervals": [
             {"from": row * tally.step, "to": min((row + 1) * tally.step, tally.seconds), **_interval(interval)}
             for row, interval in enumerate(tally.intervals)
-            if row * tally.step < outcome.seconds
+            if row * tally.step < outcome.seconds - 1e-9  # not what rounding left over
         ],
         "histogram": [
             {"from_ms": low * 1e3, "to_ms": high * 1e3, "count": count}

@@ -17,7 +17,7 @@ from shortlist_client.loadtest.drawing import linear_axis, log_axis
 from shortlist_client.loadtest.generator import Counted
 from shortlist_client.loadtest.histogram import PRECISION, Histogram
 from shortlist_client.loadtest.ids import MOST_SKEW, IdsError, ModelIds, Zipf, newest_version, read_ids
-from shortlist_client.loadtest.processes import Load, Outcome
+from shortlist_client.loadtest.processes import Load, Outcome, interval_seconds
 from shortlist_client.loadtest.saturation import Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, arrivals, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
@@ -330,6 +330,15 @@ def test_figures_add_up_and_say_what_was_missed() -> None:
     text = text_of(figures)
     assert "MISSED  p99<50ms" in text
     assert "met     rate>1" in text
+
+
+@pytest.mark.parametrize("profile", ["steps:1,2,3/100ms", "steps:1,2,3/0.3s", "steps:1,2/7s", "steps:1,2,3/100s"])
+def test_every_step_is_a_whole_number_of_intervals(profile: str) -> None:
+    segments = parse_profile(profile)
+    seconds = sum(segment.seconds for segment in segments)
+    each = segments[0].seconds / interval_seconds(Load(segments, 0, True, 0.0, seconds))
+    assert each == pytest.approx(round(each))
+    assert 1 <= round(each) <= 50
 
 
 def trial_of(rate: float, capacity: float, p99: float = 0.002) -> Trial:
