@@ -430,6 +430,27 @@ def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path, tmp_path: Pa
     assert figures["rate"] * figures["seconds"] <= figures["requests"]
 
 
+def test_sigterm_ends_every_process_without_a_traceback(small_models: Path) -> None:
+    under_way = threading.Event()
+    turns = itertools.count()
+
+    def answer(_: bytes) -> bytes:
+        if next(turns) == 30:
+            under_way.set()
+        return b""
+
+    with answering(answer) as address:
+        options = ("--server", address, "--models-dir", str(small_models), "--rate", "100", "--duration", "60")
+        with subprocess.Popen(
+            [*SHORTLIST, "loadtest", *options, "--processes", "2"], stderr=subprocess.PIPE, text=True
+        ) as process:
+            assert under_way.wait(30)
+            process.terminate()
+            _, errors = process.communicate(timeout=20)  # until the last of them has closed it
+    assert process.returncode == -signal.SIGTERM
+    assert errors == ""
+
+
 @pytest.mark.parametrize(
     ("options", "why"),
     [

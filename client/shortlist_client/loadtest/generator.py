@@ -1,5 +1,6 @@
 """One process of the load generator: makes its share of the calls when they are due and counts what comes back."""
 
+import contextlib
 import gc
 import itertools
 import math
@@ -110,12 +111,21 @@ class Counted:
 
 
 def generate(setup: Setup, parent: Connection) -> None:
-    """The process: connects, says ("ready", how) or ("failed", why), and carries out each Run that it is sent.
+    """The process; see ``_generate``. It ends quietly when its parent is gone, such as by SIGTERM."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
+    with contextlib.suppress(EOFError, ConnectionError):
+        _generate(setup, parent)
+
+
+def _generate(setup: Setup, parent: Connection) -> None:
+    """Connects, says ("ready", how) or ("failed", why), and carries out each Run that it is sent.
 
     Meanwhile it says ("progress", answers so far, of them failed) every second and ("counted", Counted) in the end; a
     time of ``time.perf_counter`` during a run ends that early, and None ends the process.
+
+    Raises:
+        EOFError, ConnectionError: the parent is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the parent says when to stop
     connections: list[_Connection] = []
     try:
         rng = random.Random(f"{setup.seed}/{setup.place[0]}")  # noqa: S311  # a load is no secret
