@@ -1,6 +1,7 @@
 """TLS and mutual TLS over both lanes, as a raw caller and as the client meet them; certificates replaced meanwhile."""
 
 import asyncio
+import re
 import subprocess
 import time
 from pathlib import Path
@@ -287,6 +288,9 @@ def test_commands_speak_mutual_tls_and_bear_a_token(
         ]
         asked = ["loadtest", *at, *ca, *own, "--slo", "errors<0.1%", *users]
         assert main([*asked, f"--token-file={files}/token"]) == 0, capsys.readouterr()
+        capsys.readouterr()
+        assert main(["loadtest", *at, *own, *users]) == 1  # trusts what this machine trusts
+        assert re.match(rf"shortlist: {app.address} does not answer: .*CERTIFICATE_VERIFY", capsys.readouterr().err)
         assert main([*asked, "--token-file=none"]) == 2
         assert "--token-file none cannot be read" in capsys.readouterr().err
         for wrong, words in (

@@ -25,11 +25,12 @@ Done = Callable[[str, bytes, str], None]
 _STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _NO_FLAGS = 0
 _CONNECT_SECONDS = 2.0
+_REASON_SECONDS = 1.0
 _METHOD_OF_TRIAL = "/grpc.health.v1.Health/Check"  # any answer will do, also that there is no such method
 
 
 class NotConnected(Exception):
-    """No server could be reached; says where."""
+    """No server could be reached; says where and why."""
 
 
 class Calls(Protocol):
@@ -59,8 +60,9 @@ def connect(target: Target, timeout_seconds: float, paths: Sequence[str]) -> Cal
     try:
         grpc.channel_ready_future(channel).result(timeout=max(timeout_seconds, _CONNECT_SECONDS))
     except grpc.FutureTimeoutError:
+        why = _why_not_connected(channel)
         channel.close()
-        raise NotConnected(f"no server could be reached at {target.address}") from None
+        raise NotConnected(f"{target.address} does not answer: {why}") from None
     try:
         calls = CoreCalls(channel, target, timeout_seconds, [*paths, _METHOD_OF_TRIAL])
         answered = threading.Event()
@@ -70,6 +72,17 @@ def connect(target: Target, timeout_seconds: float, paths: Sequence[str]) -> Cal
     except (AttributeError, TypeError):
         pass
     return PlainCalls(channel, target, timeout_seconds, paths)
+
+
+def _why_not_connected(channel: grpc.Channel) -> str:
+    """What a call says at once that finds no connection: nobody listens, or TLS failed."""
+    ask: Any = channel.unary_unary(_METHOD_OF_TRIAL)
+    try:
+        ask(b"", timeout=_REASON_SECONDS)
+    except grpc.RpcError as failed:
+        call: grpc.Call = failed  # type: ignore[assignment]  # every error a call raises is a call
+        return call.details() or call.code().name
+    return "it was too slow to connect to"
 
 
 class PlainCalls:
