@@ -4,6 +4,7 @@ import itertools
 import json
 import math
 import random
+import re
 import struct
 from collections import Counter
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from shortlist_client.loadtest.generator import Counted
 from shortlist_client.loadtest.histogram import PRECISION, Histogram
 from shortlist_client.loadtest.ids import MOST_SKEW, IdsError, ModelIds, Zipf, newest_version, read_ids
 from shortlist_client.loadtest.processes import Load, Outcome, interval_seconds
+from shortlist_client.loadtest.report import page_of
 from shortlist_client.loadtest.saturation import Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, arrivals, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
@@ -435,3 +437,9 @@ def test_axes_end_at_round_numbers_around_the_values() -> None:
     axis = log_axis(0.7, 30, "")
     assert (axis.low, axis.high) == pytest.approx((0.5, 50))
     assert axis.share(math.sqrt(0.5 * 50)) == pytest.approx(0.5)
+
+
+def test_columns_of_a_table_are_as_wide_as_their_words() -> None:
+    page = page_of(figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), measured(), None))
+    # Where "anywhere" holds, a narrow page makes a column one letter wide.
+    assert re.search(r"^th, td \{[^}]*overflow-wrap: break-word;", page, re.MULTILINE)
