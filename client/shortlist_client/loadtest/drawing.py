@@ -58,11 +58,14 @@ class Line:
     dots: bool = False
 
 
-def linear_axis(high: float, label: str, shown: Callable[[float], str] = "{:,g}".format) -> Axis:
-    """From 0 to a round number at or above ``high``."""
+def linear_axis(
+    high: float, label: str, shown: Callable[[float], str] = "{:,g}".format, *, whole: bool = False
+) -> Axis:
+    """From 0 to a round number at or above ``high``, of counts with ticks at ``whole`` numbers alone."""
     high = high if high > 0 else 1.0
     size = 10 ** math.floor(math.log10(high / 4))
-    step = next(size * factor for factor in (1, 2, 2.5, 5, 10) if size * factor * 5 >= high)
+    steps = [size * factor for factor in (1, 2, 2.5, 5, 10, 20)]
+    step = next(step for step in steps if step * 5 >= high and not (whole and step % 1))
     count = math.ceil(high / step - 1e-9)
     return Axis(0.0, step * count, False, tuple(step * place for place in range(count + 1)), label, shown)
 

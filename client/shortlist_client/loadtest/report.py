@@ -141,7 +141,7 @@ def _latency_chart(figures: Figures) -> str:
     edges = [x.low * math.exp(width * place) for place in range(_BARS + 1)]
     bars = [(edges[place], edges[place + 1], count) for place, count in enumerate(counts) if count]
     marks = [(name, figures["latency_ms"][name]) for name in _MARKED]
-    return _figure("Calls by latency", [], histogram(x, linear_axis(max(counts), "calls"), bars, marks))
+    return _figure("Calls by latency", [], histogram(x, linear_axis(max(counts), "calls", whole=True), bars, marks))
 
 
 def _latency_table(figures: Figures) -> str:

@@ -439,6 +439,14 @@ def test_axes_end_at_round_numbers_around_the_values() -> None:
     assert axis.share(math.sqrt(0.5 * 50)) == pytest.approx(0.5)
 
 
+@pytest.mark.parametrize("most", [1, 2, 3, 4, 7, 11, 12, 24, 60, 230])
+def test_an_axis_of_counts_has_whole_numbers_alone(most: int) -> None:
+    ticks = linear_axis(most, "calls", whole=True).ticks
+    assert all(tick == round(tick) for tick in ticks)
+    assert ticks[-1] >= most
+    assert 2 <= len(ticks) <= 6
+
+
 def test_columns_of_a_table_are_as_wide_as_their_words() -> None:
     page = page_of(figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), measured(), None))
     # Where "anywhere" holds, a narrow page makes a column one letter wide.
