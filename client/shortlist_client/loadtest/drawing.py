@@ -6,7 +6,8 @@ from dataclasses import dataclass
 from html import escape
 
 _WIDTH, _HEIGHT = 640.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 24.0, 12.0, 46.0
+_LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 52.0, 12.0, 46.0  # on the right the name of a mark at the very end has room
+_MARK_HEIGHT = 15.0
 _DECADES_WITH_HALVES = 2.5  # up to so many decades an axis shows 2 and 5 of each as well
 
 Point = tuple[float, float | None]
@@ -101,7 +102,7 @@ def line_chart(x: Axis, y: Axis, lines: Sequence[Line]) -> str:
 def histogram(x: Axis, y: Axis, bars: Sequence[tuple[float, float, float]], marks: Sequence[tuple[str, float]]) -> str:
     """Bars of (from, to, height) and named upright lines.
 
-    Marks must be in ascending order; a name that would cover its neighbour's goes a line lower.
+    Marks must be in ascending order; one that would run through names before it begins below them.
     """
     drawn = []
     for low, high, height in bars:
@@ -110,20 +111,14 @@ def histogram(x: Axis, y: Axis, bars: Sequence[tuple[float, float, float]], mark
         drawn.append(
             f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{_y(y, y.low) - top:.1f}"/>'
         )
-    ends = [0.0] * 4
+    ends: list[float] = []  # of the last name in each row
     for name, value in marks:
         at = _x(x, value)
-        width = 7.0 * len(name) + 8
-        beside = at + width < _WIDTH - _RIGHT
-        left = at + 4 if beside else at - width
-        row = next((row for row, end in enumerate(ends) if end <= left), len(ends) - 1)
-        ends[row] = left + width
-        anchor, text_x = ("start", at + 4) if beside else ("end", at - 4)
-        drawn.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{_TOP:.1f}" y2="{_y(y, y.low):.1f}"/>')
-        drawn.append(
-            f'<text class="mark" x="{text_x:.1f}" y="{_TOP + 11 + 15 * row:.1f}" text-anchor="{anchor}">'
-            f"{escape(name)}</text>"
-        )
+        row = next((row + 1 for row in reversed(range(len(ends))) if ends[row] > at), 0)
+        ends[row:] = [at + 4 + 7.5 * len(name)]
+        top = _TOP + _MARK_HEIGHT * row
+        drawn.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top:.1f}" y2="{_y(y, y.low):.1f}"/>')
+        drawn.append(f'<text class="mark" x="{at + 4:.1f}" y="{top + 11:.1f}">{escape(name)}</text>')
     return _svg(x, y, "".join(drawn))
 
 
