@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -23,6 +24,7 @@ from shortlist_server.model.folder import (
     LoadedModel,
     load_model,
 )
+from shortlist_server.model.handover import Handover
 from shortlist_server.model.plan import Policy
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.versions import State
@@ -444,3 +446,44 @@ def test_a_folder_that_changes_while_it_is_read_counts_for_nothing_and_is_read_a
     assert len(reads) == 2
     if good:
         assert "does not match its checksum" in store.version(1).reason or "has 3 bytes" in store.version(1).reason
+
+
+def two_versions(folder: Path) -> Path:
+    """Its models folder, with a version 2 beside it, and the label "stable" at version 1."""
+    shutil.copytree(folder, folder.parent / "2")
+    change_manifest(folder.parent / "2", version="2")
+    (folder.parent / "store.json").write_text('{"labels": {"stable": 1}}')
+    return folder.parent
+
+
+def test_the_version_that_bears_the_default_label_goes_on_though_its_folder_is_gone(folder: Path) -> None:
+    store = ModelStore(two_versions(folder), "cpu", Policy(default_label="stable"))
+    assert store.refresh()
+    assert store.default().version == 1
+    shutil.rmtree(folder)
+    assert store.refresh()
+    assert store.default().version == 1
+    store.set_label("stable", 2)
+    assert store.default().version == 2
+
+
+def test_a_worker_that_cannot_read_the_choices_goes_by_what_the_others_answer_from(
+    folder: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    models_dir, policy = two_versions(folder), Policy(default_label="stable")
+    first, second = (ModelStore(models_dir, "cpu", policy, handover=Handover(tmp_path)) for _ in range(2))
+    assert first.refresh()
+    own, other = tmp_path / f"{os.getpid()}.json", tmp_path / f"{os.getppid()}.json"
+    other.write_text(json.dumps(json.loads(own.read_text()) | {"pid": os.getppid()}))  # as if it were another process
+    own.unlink()
+    (models_dir / "store.json").write_text("{")
+    for _ in range(3):
+        assert second.refresh()
+        assert second.default().version == 1
+    assert "no label is known" in caplog.text
+    assert first.refresh()
+    assert first.default().version == 1
+    assert "what it said before goes on holding" in caplog.text
+    (models_dir / "store.json").write_text('{"labels": {"stable": 2}}')
+    assert first.refresh()
+    assert first.default().version == 2

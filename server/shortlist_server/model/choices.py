@@ -38,11 +38,13 @@ class Choices:
         labels: label to version.
         loaded: versions to be loaded beside those that are loaded anyway.
         unloaded: versions not to be loaded.
+        known: False while nobody can say what they are, as the file could not be read yet.
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
     loaded: frozenset[int] = frozenset()
     unloaded: frozenset[int] = frozenset()
+    known: bool = True
 
 
 def is_label(text: str) -> bool:
@@ -61,7 +63,7 @@ class ChoicesFile:
         self._models_dir = models_dir
         self._path = models_dir / FILE
         self._seen: tuple[int, int, int] | None = None
-        self._choices = Choices()
+        self._choices = Choices(known=False)
         self._told = ""  # what was wrong with the file, to say it once
 
     def read(self) -> Choices:
@@ -77,7 +79,12 @@ class ChoicesFile:
         except (OSError, ValueError) as error:
             if str(error) != self._told:
                 self._told = str(error)
-                log.error("%s cannot be read, what it said before goes on holding: %s", self._path, error)
+                holds = (
+                    "what it said before goes on holding"
+                    if self._choices.known
+                    else "no label is known, nor what was loaded or unloaded by hand"
+                )
+                log.error("%s cannot be read, %s: %s", self._path, holds, error)
         else:
             self._told = ""
         return self._choices

@@ -82,6 +82,8 @@ def _default(policy: Policy, now: Situation) -> tuple[int | None, int | None]:
     before = None if now.serving.default is None else now.serving.default.version
     before = before if before in now.models else None
     labelled = now.choices.labels.get(policy.default_label or "")
+    if not now.choices.known:  # what answers, here or by the other workers, goes on until they are
+        labelled = now.joined if before is None else before
     urgent: int | None = None
     for number in _candidates(now, before, labelled):
         if urgent is None and now.shelf.is_due(number):
@@ -102,7 +104,9 @@ def _candidates(now: Situation, before: int | None, labelled: int | None) -> Ite
         first = [now.joined, labelled]
     elif labelled is not None:  # a version that nobody has vouched for takes over only where there is no other
         first = [labelled, before]
-    yield from (number for number in first if number in now.numbers and number is not None)
+    # Who bears the label goes on though its folder is gone: of the others nobody has said that they may follow.
+    there = {*now.numbers, *({labelled} & now.models.keys())}
+    yield from (number for number in first if number in there and number is not None)
     # What operators unloaded comes last: it answers again when nothing else can.
     yield from sorted(now.numbers, key=lambda number: (number in now.choices.unloaded, -number))
 
