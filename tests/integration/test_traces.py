@@ -1,6 +1,8 @@
 """OpenTelemetry spans, sent to a real collector's service."""
 
+import signal
 import sys
+import time
 from collections.abc import Iterator
 from concurrent import futures
 from pathlib import Path
@@ -15,7 +17,7 @@ from shortlist.v1.recommender_pb2 import RecommendRequest, ScoreRequest
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
 from shortlist_server.telemetry.config import TelemetryConfig
-from tests.running import serving
+from tests.running import server_process, serving
 
 TRACE, PARENT = "0af7651916cd43dd8448eb211c80319c", "b7ad6b7169203331"
 SAMPLED, NOT_SAMPLED = ("traceparent", f"00-{TRACE}-{PARENT}-01"), ("traceparent", f"00-{TRACE}-{PARENT}-00")
@@ -119,3 +121,19 @@ def test_traces_that_must_be_on_without_opentelemetry_name_the_extra(
     config = ServerConfig(models_dir=small_models, port=0, telemetry=TelemetryConfig(traces="on"))
     with pytest.raises(RuntimeError, match=r"pip install 'shortlist\[otel\]'"):
         ServerApp(config)
+
+
+def test_a_collector_that_is_not_there_does_not_keep_a_server_from_ending(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:9")
+    with server_process(small_models) as (process, address):
+        with grpc.insecure_channel(address) as channel:
+            stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+            stub.Recommend(RecommendRequest(user_id="u0"), timeout=10, metadata=(SAMPLED,))
+        began = time.monotonic()
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=60)
+        assert process.returncode == 0
+        assert time.monotonic() - began < 6
+        assert said.count("the last spans could not be sent within 2 s and are lost") == 1

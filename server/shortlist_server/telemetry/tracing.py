@@ -4,7 +4,9 @@ A span is made when a call is over, of times that were taken anyway: a call that
 metadata. Where the spans go and how many are kept is said by OpenTelemetry's own environment variables.
 """
 
+import logging
 import os
+import threading
 import time
 from collections.abc import Iterable
 from typing import TYPE_CHECKING
@@ -13,6 +15,11 @@ from shortlist_server.telemetry.logs import EndedCall
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Tracer
+
+log = logging.getLogger(__name__)
+
+_LAST_SPANS_SECONDS = 2.0
+"""What is left is sent for so long at most: an exporter goes on trying for longer than a server may take to end."""
 
 _PARENT = "traceparent"
 _SAMPLER = "OTEL_TRACES_SAMPLER"
@@ -113,5 +120,9 @@ class Tracing:
         span.end(nanoseconds(call.ended))
 
     def close(self) -> None:
-        """Sends what is left."""
-        self._provider.shutdown()
+        """Sends what is left, if it is taken soon."""
+        sending = threading.Thread(target=self._provider.shutdown, name="last-spans", daemon=True)
+        sending.start()
+        sending.join(_LAST_SPANS_SECONDS)
+        if sending.is_alive():
+            log.warning("the last spans could not be sent within %g s and are lost", _LAST_SPANS_SECONDS)
