@@ -4,6 +4,8 @@ import argparse
 import json
 import re
 import shlex
+import shutil
+import subprocess
 from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
@@ -155,6 +157,20 @@ def test_every_alert_says_how_urgent_it_is_and_has_a_part_in_the_operations_page
         assert rule["labels"]["severity"] in {"page", "ticket"}
         assert rule["alert"] in headings
         assert rule["annotations"]["runbook"] == f"docs/operations.md#{rule['alert'].lower()}"
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="needs promtool, which comes with Prometheus")
+def test_alerts_fire_when_their_own_tests_say() -> None:
+    tests = ["promtool", "test", "rules", "alerts_test.yml"]
+    run = subprocess.run(tests, cwd=DEPLOY / "prometheus", capture_output=True, text=True, check=False)
+    assert run.returncode == 0, run.stdout + run.stderr
+
+
+def test_the_dashboard_and_the_alert_count_the_same_failures() -> None:
+    (shown,) = [query for where, query in dashboard_queries() if where == "Failed"]
+    (told,) = [query for where, query in other_queries() if where == "ShortlistErrors"]
+    failures = r'(shortlist_\w+)\{[^}]*code=~"INTERNAL\|UNKNOWN"\}'
+    assert set(re.findall(failures, shown)) == set(re.findall(failures, told))
 
 
 def started_with(arguments: list[str]) -> argparse.Namespace:
