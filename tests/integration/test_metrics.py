@@ -4,6 +4,7 @@ import os
 import shutil
 import signal
 import socket
+import struct
 import subprocess
 import sys
 import threading
@@ -266,6 +267,21 @@ def test_metrics_are_off_unless_asked_for_and_a_port_in_use_is_told(small_models
         assert in_use in second.stderr
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=5)
+
+
+def test_connections_to_the_metrics_port_that_are_reset_print_nothing(
+    small_models: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    with serving(small_models, telemetry=SCRAPED) as app:
+        url = url_of(app)
+        address = "127.0.0.1", int(url.split(":")[2].removesuffix("/metrics"))
+        for asked in (b"", b"GET /met", b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n") * 5:
+            with socket.create_connection(address) as connection:
+                connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # ends by a reset
+                connection.sendall(asked)
+        assert Scrape(url).series("shortlist_ready") == 1  # it answers whoever waits for it
+        patiently(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()))
+    assert capfd.readouterr().err == ""
 
 
 @pytest.mark.parametrize(

@@ -55,6 +55,7 @@ class Endpoint:
                 f"cannot listen on {host}:{port} for metrics: {error.strerror}; "
                 "choose another with --metrics-host and --metrics-port"
             ) from error
+        self._server.handle_error = _scrape_failed  # type: ignore[assignment, method-assign]  # not print it
         shown_host = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown_host}:{self._server.server_port}/metrics"
         log.info("metrics are at %s", self.url)
@@ -64,6 +65,11 @@ class Endpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+def _scrape_failed(_request: object, client_address: object) -> None:
+    """Whoever scrapes may go away at any time."""
+    log.debug("a connection of %s to the metrics' port failed", client_address, exc_info=True)
 
 
 class WorkersEndpoint:
