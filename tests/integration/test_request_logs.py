@@ -3,6 +3,8 @@
 import json
 import logging
 import re
+import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +14,14 @@ import pytest
 from shortlist.v1 import recommender_pb2_grpc
 from shortlist.v1.recommender_pb2 import RecommendRequest
 from shortlist_client import Client, InternalError, UserNotFound
+from shortlist_server.retrieval.queries import RecommendQuery
+from shortlist_server.retrieval.rankings import Rankings
 from shortlist_server.retrieval.recommend import Recommender
 from shortlist_server.telemetry import logs
 from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.logs import EndedCall, JsonFormatter, RequestLog, request_id_of
 from tests.running import server_process, serving
-from tests.scraping import patiently
+from tests.scraping import Scrape, patiently
 
 
 def lines(caplog: pytest.LogCaptureFixture) -> list[dict[str, object]]:
@@ -71,6 +75,36 @@ def test_slow_calls_and_unforeseen_errors_are_logged_with_id_method_status_and_t
         caught.value.request_id,
     )
     assert "ZeroDivisionError" in str(failed["exception"])
+
+
+def test_a_call_of_many_turns_has_queued_until_the_first_of_them(
+    small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    recommend = Recommender.recommend
+
+    def slowly(recommender: Recommender, queries: Sequence[RecommendQuery]) -> Rankings:
+        time.sleep(0.05)
+        return recommend(recommender, queries)
+
+    config = TelemetryConfig(access_log=True, metrics_port=0)
+    with (
+        caplog.at_level(logging.INFO),
+        serving(small_models, lane, telemetry=config) as app,
+        Client(app.address, timeout_seconds=20) as client,
+    ):
+        monkeypatch.setattr(Recommender, "recommend", slowly)
+        answers = client.batch_recommend(["u0"] * 1000)
+        patiently(lambda: len(lines(caplog)) == 1)
+        assert app.metrics_url is not None
+        scrape = Scrape(app.metrics_url)
+    (call,) = lines(caplog)
+    seconds = float(str(call["ms"])) / 1e3
+    assert seconds > 0.2  # four turns at least
+    assert float(str(call["queued_ms"])) / 1e3 < seconds / 2
+    queued = [scrape.value(f"shortlist_queue_duration_seconds_{what}") for what in ("sum", "count")]
+    assert 0 < queued[1] <= 256
+    assert queued[0] / queued[1] < seconds / 2
+    assert len(answers) == 1000
 
 
 def test_callers_mistakes_and_quick_calls_are_logged_only_by_the_access_log(

@@ -138,7 +138,7 @@ class EndedCall:
         code: the gRPC status by name.
         request_id: the caller's own or one that was made up.
         arrived: when it came, by ``time.perf_counter``.
-        started: when its batch began; None when it never did.
+        started: when its first batch began; None when it never did.
         ended: when it was answered.
         metadata: the caller's.
         error: why it failed; None when it did not.

@@ -108,7 +108,7 @@ class Metrics:
         self.queue_seconds = Labelled(
             self._histogram(
                 "queue_duration_seconds",
-                "From a query's arrival to the beginning of its batch, by kind of query.",
+                "From a query's arrival to the beginning of its batch, of a call's first turn, by kind of query.",
                 *("query",),
                 buckets=_WORK_SECONDS,
             )

@@ -50,7 +50,7 @@ class Telemetry(Observer):
         self._born = time.monotonic()
         self._default: int | None = None
         self._last_swap: float | None = None
-        self._of_thread = threading.local()
+        self._turns = _Turns()
 
     @property
     def metrics_url(self) -> str | None:
@@ -135,10 +135,11 @@ class Telemetry(Observer):
         self._log.ended(EndedCall(method, code, request_id, now, None, now, (), error))
 
     def batch_began(self, query: str, arrived: Sequence[float]) -> float:
-        """Takes down how long queries have queued."""
-        began = self._of_thread.began = time.perf_counter()
-        self._metrics.queue_seconds[query,].observe_many([began - moment for moment in arrived])
+        """Takes down how long queries have queued; those of a call's later turns have waited for its earlier ones."""
+        began, before = time.perf_counter(), self._turns.by_query.get(query, {})
+        self._metrics.queue_seconds[query,].observe_many([began - moment for moment in arrived if moment not in before])
         self._metrics.batch_size[query,].observe(len(arrived))
+        self._turns.last = self._turns.by_query[query] = {moment: before.get(moment, began) for moment in arrived}
         return began
 
     def batch_answered(self, query: str, version: int, answers: Sequence[Remarks | QueryError], began: float) -> None:
@@ -199,13 +200,15 @@ class Telemetry(Observer):
         traced = self._tracing is not None and self._tracing.concerns(call.metadata)
         if not (traced or error is not None or self._log.concerns(ended - call.arrived)):
             return
-        began = getattr(self._of_thread, "began", 0.0)
+        first_turns = self._turns.last
+        # A servicer takes down itself when a request came, but its thread has one call at a time.
+        began = first_turns.get(call.arrived) or next(iter(first_turns.values()), 0.0)
         over = EndedCall(
             method,
             code,
             request_id or request_id_of(call.metadata),
             call.arrived,
-            # What this thread began last is this call's batch, unless the call never came so far, or had many.
+            # What this thread began last has this call in it, unless the call never came so far, or had many.
             began if code not in TURNED_AWAY and call.messages is None and call.arrived <= began else None,
             ended,
             call.metadata,
@@ -238,6 +241,17 @@ class Telemetry(Observer):
         for kind, size in load.device_memory.items():
             metrics.device_memory[kind,].set(size)
         metrics.resident_memory.set(_resident_bytes())
+
+
+class _Turns(threading.local):
+    """What a thread answered last: when the queries came, and when their call's first turn began.
+
+    A call of many queries has several turns, and a thread that has begun with one goes on with it in its next batch.
+    """
+
+    def __init__(self) -> None:
+        self.last: dict[float, float] = {}
+        self.by_query: dict[str, dict[float, float]] = {}
 
 
 def _resident_bytes() -> int:
