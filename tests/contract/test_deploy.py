@@ -240,6 +240,9 @@ def test_the_manifests_agree_with_the_server_and_with_one_another(small_models: 
     assert claim == manifests["PersistentVolumeClaim"]["metadata"]["name"]
 
     labels = pod["metadata"]["labels"]
+    job = f'job="{labels["app.kubernetes.io/name"]}"'
+    for told in ("prometheus/alerts.yml", "kubernetes/README.md"):
+        assert job in (DEPLOY / told).read_text()
     assert manifests["Service"]["spec"]["clusterIP"] == "None"
     for selector in (
         manifests["Service"]["spec"]["selector"],
