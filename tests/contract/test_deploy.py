@@ -232,6 +232,8 @@ def test_the_manifests_agree_with_the_server_and_with_one_another(small_models: 
             assert container[probe]["grpc"]["port"] == options.port
             asked = health_pb2.HealthCheckRequest(service=container[probe]["grpc"]["service"])
             assert health.Check(asked, timeout=10).status == health_pb2.HealthCheckResponse.SERVING
+    start = container["startupProbe"]
+    assert start["periodSeconds"] * start["failureThreshold"] > 600  # so long may a large model take to be read
     assert {mount["name"] for mount in container["volumeMounts"]} == {
         volume["name"] for volume in pod["spec"]["volumes"]
     }
