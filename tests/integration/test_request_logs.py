@@ -20,6 +20,8 @@ from shortlist_server.retrieval.recommend import Recommender
 from shortlist_server.telemetry import logs
 from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.logs import EndedCall, JsonFormatter, RequestLog, request_id_of
+from shortlist_server.telemetry.observer import Load
+from shortlist_server.telemetry.recorder import Telemetry
 from tests.running import server_process, serving
 from tests.scraping import Scrape, patiently
 
@@ -124,6 +126,22 @@ def test_callers_mistakes_and_quick_calls_are_logged_only_by_the_access_log(
         told = [(line["method"], line["status"]) for line in lines(caplog)]
         every = [("Recommend", "OK"), ("Recommend", "NOT_FOUND"), ("ListModels", "OK")]
         assert sorted(told) == (sorted(every) if access_log else [])
+
+
+def test_a_call_that_is_let_expire_is_counted_without_a_line(caplog: pytest.LogCaptureFixture) -> None:
+    telemetry = Telemetry(TelemetryConfig(access_log=True, metrics_port=0), [("Service", ["Recommend"])])
+    telemetry.listen()
+    telemetry.start(Load)
+    try:
+        with caplog.at_level(logging.INFO):
+            telemetry.call_expired("Recommend")
+        assert telemetry.metrics_url is not None
+        scrape = Scrape(telemetry.metrics_url)
+    finally:
+        telemetry.stop()
+    assert scrape.value("shortlist_requests_total", method="Recommend", code="DEADLINE_EXCEEDED") == 1
+    assert scrape.value("shortlist_refused_total", reason="deadline_passed") == 1
+    assert lines(caplog) == []
 
 
 def test_only_so_many_lines_a_second_are_said_and_the_rest_is_counted(caplog: pytest.LogCaptureFixture) -> None:

@@ -21,7 +21,7 @@ def add_telemetry_options(serve: argparse.ArgumentParser) -> None:
         help="OpenTelemetry spans: on; off; auto: on where OTEL_EXPORTER_OTLP_ENDPOINT is set",
     )
     serve.add_argument("--log-format", choices=["text", "json"], default="text", help="one line each, to stderr")
-    serve.add_argument("--access-log", action="store_true", help="a line for every call")
+    serve.add_argument("--access-log", action="store_true", help="a line for every call that does not expire waiting")
     serve.add_argument(
         "--slow-ms", type=float, default=500.0, metavar="MS", help="a line for calls that take so long, 0 for none"
     )
