@@ -26,7 +26,7 @@ from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.endpoint import workers_endpoint
 from shortlist_server.telemetry.observer import Load
 from shortlist_server.telemetry.recorder import Telemetry
-from tests.callers import CODE, TokensFile, code
+from tests.callers import ASKED, CODE, RECOMMEND, TokensFile, code
 from tests.integration.test_versions import publish_one
 from tests.integration.test_workers import workers_of
 from tests.running import HeldSearch, server_process, serving, shortlist
@@ -267,6 +267,19 @@ def test_metrics_are_off_unless_asked_for_and_a_port_in_use_is_told(small_models
         assert in_use in second.stderr
     with pytest.raises(OSError, match="refused"):
         urllib.request.urlopen(url, timeout=5)
+
+
+def test_a_message_too_large_for_grpc_is_counted_by_the_fast_lane_as_one_that_cannot_be_read(
+    small_models: Path, lane: str
+) -> None:
+    options = [("grpc.max_send_message_length", -1)]
+    with serving(small_models, lane, telemetry=SCRAPED) as app, grpc.insecure_channel(app.address, options) as channel:
+        too_large = RecommendRequest(user_id="u" * (20 << 20)).SerializeToString()
+        assert code(channel, RECOMMEND, asked=too_large) is CODE.RESOURCE_EXHAUSTED
+        assert code(channel, RECOMMEND, asked=ASKED) is CODE.OK
+        scrape = scrape_until(url_of(app), lambda scrape: counted(scrape, "Recommend") == 1)
+        assert counted(scrape, "Recommend", "INVALID_ARGUMENT") == (lane == "fast")
+        assert scrape.value("shortlist_requests_total", method="Recommend") == 1 + (lane == "fast")
 
 
 def test_connections_to_the_metrics_port_that_are_reset_print_nothing(
