@@ -15,6 +15,8 @@ from shortlist_trainer.models.base import Float32Array, RowArray
 from shortlist_trainer.pipeline import Published, TrainingJob, run
 from tests.running import server_process, shortlist
 
+pytestmark = pytest.mark.timeout(600)  # models are trained first, on a machine that may have other work
+
 SEED = 42
 
 # Times the most popular items' NDCG@10.
