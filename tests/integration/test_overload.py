@@ -47,6 +47,19 @@ def slow_server(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) 
         yield app.address
 
 
+def counted_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Has one more entry for every query that is searched from now on."""
+    searched: list[int] = []
+    search = ItemIndex.search
+
+    def counted(self: ItemIndex, searches: Searches) -> Found:
+        searched.extend(1 for _ in range(len(searches)))
+        return search(self, searches)
+
+    monkeypatch.setattr(ItemIndex, "search", counted)
+    return searched
+
+
 def test_who_would_not_be_answered_in_time_is_refused_at_once_and_told_when_to_come_back(slow_server: str) -> None:
     with Client(slow_server, timeout_seconds=20) as client, grpc.insecure_channel(slow_server) as channel:
         for _ in range(20):
@@ -106,15 +119,8 @@ def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(sl
 def test_calls_whose_callers_went_away_while_they_waited_are_not_searched(
     small_models: Path, lane: str, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch, patience: float
 ) -> None:
-    searched: list[int] = []
-    held = ItemIndex.search
-
-    def counted(self: ItemIndex, searches: Searches) -> Found:
-        searched.extend(1 for _ in range(len(searches)))
-        return held(self, searches)
-
     with serving(small_models, lane, working=1, waiting=20) as app, grpc.insecure_channel(app.address) as channel:
-        monkeypatch.setattr(ItemIndex, "search", counted)
+        searched = counted_searches(monkeypatch)
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
         calls = [stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)]
         assert slow_search.begun.wait(10)
@@ -134,16 +140,9 @@ def test_calls_whose_callers_went_away_while_they_waited_are_not_searched(
 def test_batches_whose_callers_went_away_or_whose_deadline_passed_are_searched_no_further(
     small_models: Path, lane: str, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    searched: list[int] = []
-    held = ItemIndex.search
-
-    def counted(self: ItemIndex, searches: Searches) -> Found:
-        searched.extend(1 for _ in range(len(searches)))
-        return held(self, searches)
-
     batch = BatchRecommendRequest(requests=[RecommendRequest(user_id="u1")] * 256)
     with serving(small_models, lane, working=1, waiting=20) as app, grpc.insecure_channel(app.address) as channel:
-        monkeypatch.setattr(ItemIndex, "search", counted)
+        searched = counted_searches(monkeypatch)
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
         calls = [stub.BatchRecommend.future(batch, timeout=timeout) for timeout in (20, 2, 20, 20)]
         assert slow_search.begun.wait(10)
