@@ -17,7 +17,7 @@ from shortlist_trainer.export.attributes import attribute_table
 from shortlist_trainer.export.clusters import build_clusters, check_cluster_counts
 from shortlist_trainer.export.folder import Export, build_indexes, seen_items, write_folder
 from shortlist_trainer.export.index import IndexGoal
-from shortlist_trainer.export.publish import publish
+from shortlist_trainer.export.publish import publish, require_publishable
 from shortlist_trainer.models import (
     MODELS,
     Checkpoint,
@@ -96,6 +96,7 @@ def run(job: TrainingJob, dataset: Dataset) -> Published:
     checkpoints = [job.models_dir / ".checkpoints" / f"{job.model}-{part}.safetensors" for part in ("split", "all")]
     if job.resume and not any(path.exists() for path in checkpoints):
         _say(f"no run to resume in {checkpoints[0].parent}; starting with the first epoch")
+    require_publishable(job.models_dir)
     training = TrainingRun(
         device, job.seed, mixed_precision=_mixed(job, device), checkpoint=Checkpoint(checkpoints[0], job.resume)
     )

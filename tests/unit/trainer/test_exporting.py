@@ -11,11 +11,12 @@ import pyarrow as pa
 import pytest
 
 from shortlist.v1 import manifest_pb2
-from shortlist_trainer.errors import DataError
+from shortlist_trainer.errors import ConfigError, DataError
 from shortlist_trainer.export.attributes import attribute_table, describe
 from shortlist_trainer.export.id_table import id_table
 from shortlist_trainer.export.index import unit_length
 from shortlist_trainer.export.publish import publish, versions
+from shortlist_trainer.pipeline import TrainingJob, run
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
 
@@ -143,8 +144,31 @@ def test_a_full_disk_is_an_os_error_and_leaves_no_trace(tmp_path: Path, rng: np.
 def test_what_a_dead_publisher_left_is_removed(tmp_path: Path) -> None:
     (tmp_path / ".publishing-3").mkdir()
     (tmp_path / ".publishing-3" / "half").write_text("x")
+    (tmp_path / ".publishing-4").write_text("no folder")
+    (tmp_path / ".publishing-5").symlink_to(tmp_path)
     publish(tmp_path, write_note)
     assert sorted(path.name for path in tmp_path.iterdir()) == [".publish.lock", "1"]
+
+
+def test_a_number_that_no_server_reads_is_not_published_and_refused_before_a_training(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    (tmp_path / "9999999999999999999").mkdir()
+    with pytest.raises(ConfigError, match="holds version 9999999999999999999, after which servers read no other"):
+        publish(tmp_path, write_note)
+    job = TrainingJob("ials", tmp_path, device="cpu", seed=1, refit=False)
+    with pytest.raises(ConfigError, match="servers read no other"):
+        run(job, random_dataset(20, 100, 5, rng))
+    assert not (tmp_path / ".checkpoints").exists()
+
+
+def test_a_models_folder_that_cannot_be_written_is_refused_before_a_training(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    (tmp_path / ".publish.lock").mkdir()
+    with pytest.raises(IsADirectoryError):
+        run(TrainingJob("ials", tmp_path, device="cpu", seed=1, refit=False), random_dataset(20, 100, 5, rng))
+    assert [path.name for path in tmp_path.iterdir()] == [".publish.lock"]
 
 
 def test_published_files_can_be_read_by_other_users(tmp_path: Path) -> None:

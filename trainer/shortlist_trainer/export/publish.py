@@ -4,6 +4,7 @@ import fcntl
 import json
 import os
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,14 +33,18 @@ def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
         The version published: one more than the newest before, whether it is still there or a label remembers it.
 
     Raises:
+        ConfigError: no number is left.
         OSError: the disk is full or not writable; nothing is published.
     """
     models_dir.mkdir(parents=True, exist_ok=True)
     with (models_dir / _LOCK).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         for left_over in models_dir.glob(f"{_ASIDE_PREFIX}*"):
-            shutil.rmtree(left_over)
-        version = max([*versions(models_dir), *_remembered(models_dir)], default=0) + 1
+            if left_over.is_dir() and not left_over.is_symlink():
+                shutil.rmtree(left_over)
+            else:
+                left_over.unlink()
+        version = _next_version(models_dir)
         aside = models_dir / f"{_ASIDE_PREFIX}{version}"
         aside.mkdir()
         try:
@@ -53,6 +58,28 @@ def publish(models_dir: Path, write: Callable[[Path, int], None]) -> int:
             shutil.rmtree(aside, ignore_errors=True)
             raise
         _sync(models_dir)
+    return version
+
+
+def require_publishable(models_dir: Path) -> None:
+    """Checks before a training that its model could be published as things are.
+
+    Args:
+        models_dir: the models folder; made if need be.
+
+    Raises:
+        ConfigError: no number is left.
+        OSError: the folder cannot be made, or not be written.
+    """
+    models_dir.mkdir(parents=True, exist_ok=True)
+    with (models_dir / _LOCK).open("w"), tempfile.TemporaryDirectory(prefix=".checking-", dir=models_dir):
+        _next_version(models_dir)
+
+
+def _next_version(models_dir: Path) -> int:
+    version = max([*versions(models_dir), *_remembered(models_dir)], default=0) + 1
+    if len(str(version)) > _LONGEST_NUMBER:
+        raise ConfigError(f"{models_dir} holds version {version - 1}, after which servers read no other; rename it")
     return version
 
 
