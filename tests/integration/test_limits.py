@@ -17,6 +17,7 @@ from shortlist_client import recommend_request as request
 from shortlist_server.access.config import AccessConfig
 from shortlist_server.access.gate import ADMIN_METHODS
 from shortlist_server.model.store import ModelStore
+from shortlist_server.service import health
 from shortlist_server.service.model_service import ModelService
 from tests.callers import (
     ASKED,
@@ -168,7 +169,11 @@ def test_no_label_or_version_of_a_request_reaches_the_file_system(
         assert str(small_models) not in str(caught.value)
 
 
-def test_a_connection_may_have_1024_calls_open_and_the_next_waits(small_server: str) -> None:
+def test_a_connection_may_have_1024_calls_open_and_the_next_waits(
+    small_server: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for limit in ("_WATCHERS", "_WATCHERS_OF_ADDRESS"):  # of calls that stay open as long as one likes
+        monkeypatch.setattr(health, limit, 2_000)
     with grpc.insecure_channel(small_server) as channel:
         watching = [raw(channel, "/grpc.health.v1.Health/Watch", iter([b""])) for _ in range(1_025)]
         try:
