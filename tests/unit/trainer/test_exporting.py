@@ -171,6 +171,15 @@ def test_a_models_folder_that_cannot_be_written_is_refused_before_a_training(
     assert [path.name for path in tmp_path.iterdir()] == [".publish.lock"]
 
 
+def test_a_models_folder_that_cannot_be_made_is_refused_before_a_training(
+    tmp_path: Path, rng: np.random.Generator
+) -> None:
+    (tmp_path / "file").write_text("no folder")
+    for models_dir in (tmp_path / "file", tmp_path / "file" / "models"):
+        with pytest.raises(NotADirectoryError):
+            run(TrainingJob("ials", models_dir, device="cpu", seed=1, refit=False), random_dataset(20, 100, 5, rng))
+
+
 def test_published_files_can_be_read_by_other_users(tmp_path: Path) -> None:
     def write_secretly(folder: Path, version: int) -> None:
         write_note(folder, version)

@@ -65,15 +65,17 @@ def require_publishable(models_dir: Path) -> None:
     """Checks before a training that its model could be published as things are.
 
     Args:
-        models_dir: the models folder; made if need be.
+        models_dir: the models folder; where there is none yet, it is not made.
 
     Raises:
         ConfigError: no number is left.
         OSError: the folder cannot be made, or not be written.
     """
-    models_dir.mkdir(parents=True, exist_ok=True)
-    with (models_dir / _LOCK).open("w"), tempfile.TemporaryDirectory(prefix=".checking-", dir=models_dir):
-        _next_version(models_dir)
+    there = next(folder for folder in (models_dir, *models_dir.absolute().parents) if folder.exists())
+    with tempfile.TemporaryDirectory(prefix=".checking-", dir=there):
+        if there == models_dir:
+            with (models_dir / _LOCK).open("w"):
+                _next_version(models_dir)
 
 
 def _next_version(models_dir: Path) -> int:
