@@ -10,6 +10,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="sends signals")
 _STOPPED_BY = """
 import os, signal, threading, time
 from shortlist_server.signals import on_stop_signals
+signal.signal(signal.SIGHUP, signal.SIG_DFL)  # it is ignored under nohup, and by whatever is started there
 {before}
 stop = threading.Event()
 on_stop_signals(stop.set)
