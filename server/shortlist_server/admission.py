@@ -3,8 +3,10 @@
 import math
 import threading
 import time
+from collections import deque
 from collections.abc import Iterator
 from contextlib import contextmanager
+from enum import Enum, auto
 
 from shortlist_server.errors import DeadlinePassed, QueueFull
 
@@ -18,13 +20,33 @@ _MEMORY_SECONDS = 0.5
 _MOST_BYTES = 64 << 20
 """Of messages that wait and are worked on; read, they take five times as much memory."""
 
+_BETWEEN = 64
+"""So many requests of other calls, where they wait, are answered between two turns of batches, which are as long."""
+
+
+class Line(Enum):
+    """Where to wait for a turn.
+
+    Attributes:
+        FIRST: before all others; for whoever answers many callers in short turns.
+        OTHERS: in the order of coming.
+        BATCHES: the same, for turns of about ``_BETWEEN`` requests, which take turns with those of the others.
+        GOES_ON: as the first of the batches: were all of them under way together, each that comes would put off those
+            that were let in before it.
+    """
+
+    FIRST = auto()
+    OTHERS = auto()
+    BATCHES = auto()
+    GOES_ON = auto()
+
 
 class Admission:
     """Lets a few work at a time, a bounded number wait, and nobody begin who would end past a deadline.
 
     How long newcomers will wait is reckoned from how many requests are before them and how long requests have taken
     lately. Who cannot be answered in time by that is told so at once, and does not keep those waiting who can. Calls
-    of several requests have half of the places at most, so that they leave some to the others.
+    of several requests, batches, have half of the places at most, and half of the work where single requests wait.
 
     Args:
         working: how many may work at once.
@@ -38,8 +60,10 @@ class Admission:
         self._requests = 0
         self._bytes = 0
         self._free = working
-        self._first: list[threading.Lock] = []
-        self._others: list[threading.Lock] = []
+        self._first: deque[_Ticket] = deque()
+        self._others: deque[_Ticket] = deque()
+        self._batches: deque[_Ticket] = deque()
+        self._since_batch = 0  # so many requests of others were called up
         self._seconds_per_request = 0.0
         self._past_seconds = self._past_requests = 0.0
         self._window_began = 0.0
@@ -56,19 +80,22 @@ class Admission:
         """How long requests have taken lately, where there were always some; 0 where that is not known yet."""
         return self._seconds_per_request
 
-    def least_seconds(self, together: int, before: int | None = None) -> float:
+    def least_seconds(self, together: int, *, several: bool = False) -> float:
         """How long a newcomer will take that is answered together with others, as far as one can tell.
 
         Alone, it is worth a try whatever is expected of it: that is how expectations are corrected.
 
         Args:
             together: so many at most.
-            before: as ``enter`` has it.
+            several: whether it may have several requests.
         """
-        return self._seconds_until(before) + together * self._seconds_per_request if self._taken else 0.0
+        return self._seconds_until_turn(several=several) + together * self._seconds_per_request if self._taken else 0.0
 
-    def _seconds_until(self, before: int | None) -> float:
-        return (self._requests if before is None else min(before, self._requests)) * self._seconds_per_request
+    def _seconds_until_turn(self, *, several: bool) -> float:
+        before = self._requests
+        if self._several and not several:
+            before = min(before, 2 * (self._taken - self._several) + _BETWEEN)
+        return before * self._seconds_per_request
 
     @property
     def places(self) -> int:
@@ -84,25 +111,17 @@ class Admission:
         """What to tell who is refused."""
         return QueueFull(min(max(self.waiting_seconds, _SHORTEST_RETRY_SECONDS), _LONGEST_RETRY_SECONDS))
 
-    @property
-    def several(self) -> int:
-        """How many of them have several requests."""
-        return self._several
-
     def has_room_for(self, size: int) -> bool:
         """Whether one more message of so many bytes may enter."""
         return self._taken < self._places and (not self._taken or self._bytes + size <= _MOST_BYTES)
 
-    def enter(
-        self, seconds_left: float | None = None, requests: int = 1, size: int = 0, before: int | None = None
-    ) -> None:
+    def enter(self, seconds_left: float | None = None, requests: int = 1, size: int = 0) -> None:
         """Takes a place among those that work and wait; ``leave`` gives it back.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
             requests: how much work it is.
             size: bytes of its message.
-            before: how many requests are answered before it; None for all that are here.
 
         Raises:
             QueueFull: too many wait already, or so many that this one would not be answered in time.
@@ -111,7 +130,7 @@ class Admission:
         if seconds_left is not None and seconds_left <= 0:
             raise DeadlinePassed
         with self._lock:
-            wait = self._seconds_until(before)
+            wait = self._seconds_until_turn(several=requests > 1)
             if not self.has_room_for(size) or (requests > 1 and self._several >= max(self._places // 2, 1)):
                 raise self.full()
             # Alone, a call is worth a try whatever is expected of it: that is how expectations are corrected.
@@ -153,17 +172,18 @@ class Admission:
             self._window_requests += requests
 
     @contextmanager
-    def work(self, seconds_left: float | None = None, *, first: bool = False) -> Iterator[None]:
+    def work(self, seconds_left: float | None = None, requests: int = 1, *, line: Line = Line.OTHERS) -> Iterator[None]:
         """Waits for a turn and holds it; for those who have a place.
 
         Args:
             seconds_left: until the caller's deadline; None when it set none.
-            first: it goes before all who wait and are not; for whoever answers many callers in short turns.
+            requests: how much work the turn is.
+            line: where it waits.
 
         Raises:
             DeadlinePassed: the deadline passed first.
         """
-        if not self._take_turn(seconds_left, first=first):
+        if not self._take_turn(seconds_left, requests, line):
             raise DeadlinePassed
         try:
             yield
@@ -192,25 +212,27 @@ class Admission:
             QueueFull: too many wait already, or so many that this one would not be answered in time.
             DeadlinePassed: the deadline passed first.
         """
-        with self.place(seconds_left, requests, size), self.work(seconds_left):
+        with self.place(seconds_left, requests, size), self.work(seconds_left, requests):
             yield
 
-    def _take_turn(self, seconds_left: float | None, *, first: bool) -> bool:
-        line = self._first if first else self._others
+    def _take_turn(self, seconds_left: float | None, requests: int, line: Line) -> bool:
+        waiting = {Line.FIRST: self._first, Line.OTHERS: self._others}.get(line, self._batches)
         with self._lock:
             if self._free > 0:
                 self._free -= 1
                 return True
-            ticket = threading.Lock()
-            ticket.acquire()
-            line.append(ticket)
+            ticket = _Ticket(requests)
+            if line is Line.GOES_ON:
+                waiting.appendleft(ticket)
+            else:
+                waiting.append(ticket)
         # Without a deadline gRPC tells of billions of seconds left, more than a lock can wait for.
         longest_wait = threading.TIMEOUT_MAX if seconds_left is None else min(seconds_left, threading.TIMEOUT_MAX)
-        if ticket.acquire(timeout=max(longest_wait, 0)):
+        if ticket.called.acquire(timeout=max(longest_wait, 0)):
             return True
         with self._lock:
-            if ticket in line:
-                line.remove(ticket)
+            if ticket in waiting:
+                waiting.remove(ticket)
                 return False
         # It was called up in the last moment, and gives the turn to the next.
         self._give_turn_back()
@@ -218,8 +240,34 @@ class Admission:
 
     def _give_turn_back(self) -> None:
         with self._lock:
-            line = self._first or self._others
-            if line:
-                line.pop(0).release()  # whose turn it is now
-            else:
+            ticket = self._next()
+            if ticket is None:
                 self._free += 1
+            else:
+                ticket.called.release()  # whose turn it is now
+
+    def _next(self) -> "_Ticket | None":
+        if self._first:
+            return self._first.popleft()
+        if self._others and not (self._batches and self._since_batch >= _BETWEEN):
+            ticket = self._others.popleft()
+            self._since_batch += ticket.requests
+            return ticket
+        self._since_batch = 0
+        return self._batches.popleft() if self._batches else None
+
+
+class _Ticket:
+    """Somebody who waits for a turn.
+
+    Args:
+        requests: how much work the turn is.
+
+    Attributes:
+        called: released when it has come.
+    """
+
+    def __init__(self, requests: int) -> None:
+        self.requests = requests
+        self.called = threading.Lock()
+        self.called.acquire()

@@ -19,9 +19,10 @@ from shortlist.v1 import model_pb2_grpc, recommender_pb2_grpc
 from shortlist.v1.model_pb2 import ListModelsRequest
 from shortlist.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest, SimilarItemsRequest
 from shortlist_client import Client, ShortlistError
-from shortlist_server.app import MODELS
+from shortlist_server.app import MODELS, ServerApp
 from shortlist_server.retrieval.exact import Found
 from shortlist_server.retrieval.item_index import ItemIndex, Searches
+from shortlist_server.service import answers, recommender_service
 from shortlist_server.service.guard import Guard
 from tests.callers import METHODS, retry_seconds
 from tests.reliability.noise import asked, begun, opened, opened_without_window
@@ -33,7 +34,7 @@ SECONDS = 0.02
 
 
 @pytest.fixture
-def slow_server(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+def slow_app(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerApp]:
     """A server that takes a fixed time for each request, and lets 100 wait."""
     search = ItemIndex.search
 
@@ -44,7 +45,13 @@ def slow_server(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(ItemIndex, "search", slow)
     with serving(small_models, lane, working=1, waiting=100) as app:
-        yield app.address
+        yield app
+
+
+@pytest.fixture
+def slow_server(slow_app: ServerApp) -> str:
+    """Where it listens."""
+    return slow_app.address
 
 
 def counted_searches(monkeypatch: pytest.MonkeyPatch) -> list[int]:
@@ -186,10 +193,37 @@ def test_batches_are_answered_one_after_another_and_single_requests_beside_them(
     assert len(list(groupby(turns))) == len(set(turns)) == 10  # none begins before the one before it has ended
 
 
-@pytest.mark.parametrize("lane", ["fast"], indirect=True)
-def test_a_single_request_beside_long_batches_is_not_refused_for_their_time(slow_server: str) -> None:
+def test_the_plain_lane_answers_batches_one_after_another(
+    small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[str] = []
+    answer = answers.answer_each
+
+    def noted(to: Any, messages: Any, arrived: Any) -> Any:
+        turns.append(messages[0].user_id)
+        return answer(to, messages, arrived)
+
+    monkeypatch.setattr(recommender_service, "answer_each", noted)
+    options = {"working": 1, "waiting": 100}
+    with serving(small_models, "plain", **options) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        calls = []
+        for number in range(6):
+            batch = BatchRecommendRequest(requests=[RecommendRequest(user_id=f"u{number}")] * 640)
+            calls.append(stub.BatchRecommend.future(batch, timeout=60))
+            patiently(lambda: app._admission.taken == len(calls))
+        assert slow_search.begun.wait(10)
+        slow_search.let_go()
+        assert [len(call.result().outcomes) for call in calls] == [640] * 6
+    under_way = [len(set(turns[:turn]) & set(turns[turn:])) for turn in range(len(turns))]
+    assert len(turns) == 60
+    assert max(under_way) <= 2  # the one whose turn it is, and the one that has just ended its own
+
+
+def test_a_single_request_beside_long_batches_is_not_refused_for_their_time(slow_app: ServerApp) -> None:
     batch = BatchRecommendRequest(requests=[RecommendRequest(user_id="u1")] * 320)
-    with Client(slow_server, timeout_seconds=20) as client, grpc.insecure_channel(slow_server) as channel:
+    address = slow_app.address
+    with Client(address, timeout_seconds=20) as client, grpc.insecure_channel(address) as channel:
         for _ in range(5):
             client.recommend("u0")  # by which the server learns what a request takes
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
@@ -200,6 +234,7 @@ def test_a_single_request_beside_long_batches_is_not_refused_for_their_time(slow
         assert not batches[0].done()
         for call in batches:
             call.cancel()
+        patiently(lambda: slow_app._admission.taken == 0)
 
 
 def test_a_flood_whose_deadlines_have_passed_costs_no_answers(

@@ -22,7 +22,7 @@ import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.access.gate import Gate
-from shortlist_server.admission import Admission
+from shortlist_server.admission import Admission, Line
 from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.fast_calls import Call, Method, Requests
@@ -128,7 +128,7 @@ class FastLane:
                 self._busy_since = time.perf_counter()
             try:
                 if batch:
-                    with self._admission.work(first=True):
+                    with self._admission.work(line=Line.FIRST):
                         worked_on = self._answer(batch)
             except Exception as error:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
@@ -258,7 +258,7 @@ class FastLane:
     def _came(self, path: str, event: Any) -> None:
         method, deadline = self._methods[path], event.call_details.deadline
         several = isinstance(method, Method) and method.holds_several
-        if self._intake.is_hopeless(deadline, _BATCH, None if several else self._before_one):
+        if self._intake.is_hopeless(deadline, _BATCH, several=several):
             self._let_expire(path, event.call, deadline)
             self._intake.ask_for_one(path)  # whoever comes next may have more time
             return None
@@ -323,18 +323,12 @@ class FastLane:
             if not self._admission.has_room_for(len(message)):  # nothing is read of it
                 raise self._admission.full()
             call.entries = self._entries(call, message)
-            several, call.size = len(call.entries) > 1, len(message)
-            before = None if several else self._before_one
-            self._admission.enter(call.seconds_left, len(call.entries), call.size, before)
+            call.size = len(message)
+            self._admission.enter(call.seconds_left, len(call.entries), call.size)
         except Exception as error:  # noqa: BLE001 # refused, or whatever it is
             return self._fail(call, error)
         call.has_place = True
-        return self._several.append(call) if several else self._waiting.append(call)
-
-    @property
-    def _before_one(self) -> int | None:
-        """How many requests are answered before one that comes alone now; None for all that are here."""
-        return 2 * len(self._waiting) + _BATCH if self._admission.several else None
+        return self._several.append(call) if len(call.entries) > 1 else self._waiting.append(call)
 
     def _entries(self, call: Call, message: bytes) -> Sequence[Any]:
         """The requests in a message; of what cannot be read, one is charged for."""

@@ -103,16 +103,16 @@ class Intake:
             del self._silent[call]
             call.core.cancel()  # which says, as its message, that there will be none
 
-    def is_hopeless(self, deadline: float, together: int, before: int | None) -> bool:
+    def is_hopeless(self, deadline: float, together: int, *, several: bool) -> bool:
         """Whether a call is to be let expire unread: it cannot be answered in time, and not much is left of that.
 
         Args:
             deadline: seconds since the epoch.
             together: how many are answered together at most.
-            before: how many requests are answered before it; None for all that are here.
+            several: whether it may have several requests.
         """
         now = time.time()
-        if deadline - now >= self._admission.least_seconds(together, before):
+        if deadline - now >= self._admission.least_seconds(together, several=several):
             return False
         return deadline <= now or (deadline - now <= _SOON_SECONDS and self._refusals < 1)
 

@@ -7,7 +7,7 @@ from typing import Any
 import grpc
 
 from shortlist.v1 import recommender_pb2, recommender_pb2_grpc
-from shortlist_server.admission import Admission
+from shortlist_server.admission import Admission, Line
 from shortlist_server.errors import DeadlinePassed, QueryError
 from shortlist_server.retrieval.queries import ClusterKind
 from shortlist_server.service import requests
@@ -62,9 +62,10 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         outcomes: list[Outcome] = []
         with self._admission.place(context.time_remaining(), len(entries), request.ByteSize()):
             for begin in range(0, len(entries), TOGETHER):  # turn by turn, so that nobody waits for a long batch
-                with self._admission.work(context.time_remaining()):
+                some = entries[begin : begin + TOGETHER]
+                line = Line.GOES_ON if begin else Line.BATCHES
+                with self._admission.work(context.time_remaining(), len(some), line=line):
                     _require_caller(context)
-                    some = entries[begin : begin + TOGETHER]
                     outcomes += answer_each(self._answers.recommend, some, [arrived] * len(some))
         return batch_response(outcomes, self._guard)
 

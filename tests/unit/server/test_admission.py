@@ -5,7 +5,7 @@ import time
 
 import pytest
 
-from shortlist_server.admission import Admission
+from shortlist_server.admission import Admission, Line
 from shortlist_server.errors import DeadlinePassed, QueueFull
 
 
@@ -132,23 +132,38 @@ def test_expectations_that_were_too_high_are_corrected_by_calls_that_come_alone(
     admission.enter(0.1)
 
 
-def test_turns_are_given_in_the_order_of_coming_but_first_to_those_in_the_first_line() -> None:
+def _order_of_turns(*lines: tuple[str, Line, int]) -> str:
+    """In which order turns are given to those who wait, by name, line and size."""
     admission = Admission(working=1, waiting=100)
     order: list[str] = []
 
-    def work(name: str, first: bool) -> None:
-        with admission.work(10, first=first):
+    def work(name: str, line: Line, requests: int) -> None:
+        with admission.work(10, requests, line=line):
             order.append(name)
 
     threads = []
     with admission.work():
-        for name in ("a", "b", "first", "c"):
-            threads.append(threading.Thread(target=work, args=(name, name == "first")))
+        for one in lines:
+            threads.append(threading.Thread(target=work, args=one))
             threads[-1].start()
             time.sleep(0.05)
     for thread in threads:
         thread.join()
-    assert order == ["first", "a", "b", "c"]
+    return " ".join(order)
+
+
+def test_turns_are_given_in_the_order_of_coming_but_first_to_those_in_the_first_line() -> None:
+    lines = ("a", Line.OTHERS, 1), ("b", Line.OTHERS, 1), ("first", Line.FIRST, 1), ("c", Line.OTHERS, 1)
+    assert _order_of_turns(*lines) == "first a b c"
+
+
+def test_a_batch_goes_on_before_others_begin_and_single_requests_have_half_of_the_work() -> None:
+    lines = (
+        *(("new", Line.BATCHES, 64), ("on", Line.GOES_ON, 64), ("newer", Line.BATCHES, 64)),
+        *(("a", Line.OTHERS, 1), ("b", Line.OTHERS, 63), ("c", Line.OTHERS, 30), ("d", Line.OTHERS, 60)),
+        ("e", Line.OTHERS, 1),
+    )
+    assert _order_of_turns(*lines) == "a b on c d new e newer"
 
 
 def test_a_turn_that_is_given_to_somebody_who_has_gone_goes_to_the_next() -> None:
@@ -212,16 +227,22 @@ def test_messages_that_wait_have_so_many_bytes_at_most_but_one_is_always_let_in(
     admission.enter()
 
 
-def test_who_is_answered_before_most_others_need_not_have_the_time_for_all(clock: Clock) -> None:
+def test_a_single_request_need_not_have_the_time_for_batches_that_are_here_before_it(clock: Clock) -> None:
     admission = Admission(working=1, waiting=100)
     with admission.turn(None, requests=100):
         clock.seconds += 1.0  # 10 ms each
     admission.enter(requests=1_000)
+    with pytest.raises(QueueFull):  # of several requests
+        admission.enter(9.0, requests=2)
     with pytest.raises(QueueFull):
-        admission.enter(1.0)
+        admission.enter(0.64)
+    admission.enter(0.66)  # after a turn of the batch
     with pytest.raises(QueueFull):
-        admission.enter(0.5, before=50)
-    admission.enter(0.52, before=50)
-    assert admission.least_seconds(10) == pytest.approx(10.11)
-    assert admission.least_seconds(10, before=50) == pytest.approx(0.6)
-    assert admission.least_seconds(10, before=5_000) == pytest.approx(10.11)
+        admission.enter(0.66)
+    admission.enter(0.68)
+    assert admission.least_seconds(10, several=True) == pytest.approx(10.12)
+    assert admission.least_seconds(10) == pytest.approx(0.78)
+    for _ in range(90):
+        admission.enter()
+    admission.leave(requests=1_000)
+    assert admission.least_seconds(10) == pytest.approx(admission.waiting_seconds + 10 * admission.seconds_per_request)
