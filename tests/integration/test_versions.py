@@ -4,6 +4,7 @@ import errno
 import fcntl
 import gc
 import json
+import logging
 import os
 import shutil
 import threading
@@ -249,13 +250,84 @@ def test_versions_are_loaded_and_unloaded_by_hand_and_stay_so(models_dir: Path) 
     with served(models_dir, keep=0) as (_, client):
         wait_until(lambda: states(client) == {3: ModelState.AVAILABLE, 2: ModelState.READY, 1: ModelState.READY})
         client.unload_model(1)
-        with pytest.raises(FailedPrecondition, match="is the only one that is loaded"):
+        with pytest.raises(FailedPrecondition, match="is the only one that can answer"):
             client.unload_model(2)
         (models_dir / "1" / "items.faiss").unlink()
         with pytest.raises(FailedPrecondition, match=r"version 1 cannot be loaded: items\.faiss is missing"):
             client.load_model(1)
         assert publish_one(models_dir, seed=4) == 4
         wait_until(lambda: answering(client) == 4)
+
+
+def test_unloading_brings_one_back_that_is_not_loaded_and_changes_nothing_where_there_is_none(models_dir: Path) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir, keep=0) as (_, client):
+        assert states(client) == {2: ModelState.READY, 1: ModelState.AVAILABLE}
+        client.unload_model(2)
+        assert states(client) == {2: ModelState.AVAILABLE, 1: ModelState.READY}
+        assert answering(client) == 1
+        publish_one(models_dir, seed=3)
+        wait_until(lambda: answering(client) == 3)
+        (models_dir / "1" / "items.faiss").write_bytes(b"spoilt")
+        with pytest.raises(FailedPrecondition, match="is the only one that can answer"):
+            client.unload_model(3)
+        assert answering(client) == 3
+        assert json.loads((models_dir / "store.json").read_text())["unloaded"] == [2]
+
+
+def test_operators_choose_among_what_is_loaded_when_every_folder_is_gone(models_dir: Path) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir) as (app, client):
+        client.set_label("stable", 2)
+        wait_until(lambda: set(states(client).values()) == {ModelState.READY})
+        with app._store._looking:  # no look finds one of them alone
+            for number in ("1", "2"):
+                shutil.rmtree(models_dir / number)
+        time.sleep(0.2)  # ten looks
+        labelled = client.set_label("stable", 1)
+        assert labelled is not None
+        assert list(labelled.labels) == ["stable"]
+        assert client.recommend("u0", model_label="stable").model_version == 1
+        client.set_label("stable", None)
+        with pytest.raises(ModelNotFound):
+            client.recommend("u0", model_label="stable")
+        assert answering(client) == 2
+        client.unload_model(2)
+        assert answering(client) == 1
+        assert [*states(client)] == [1]
+        with pytest.raises(FailedPrecondition, match="is the only one that can answer"):
+            client.unload_model(1)
+        assert answering(client) == 1
+
+
+def test_files_that_no_manifest_lists_may_change_in_a_folder_that_answers(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO)
+    with served(models_dir) as (_, client):
+        for line in range(10):
+            with (models_dir / "1" / "notes.log").open("a") as notes:
+                notes.write(f"{line}\n")
+            time.sleep(0.05)
+        assert answering(client) == 1
+        assert caplog.text.count("version 1 is ready") == 1
+        (models_dir / "1" / "seen.safetensors").touch()
+        wait_until(lambda: caplog.text.count("version 1 is ready") == 2)
+
+
+def test_a_folder_that_is_written_in_place_is_refused_once_for_each_reason(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    good = models_dir / ".good"
+    publish_one(models_dir, seed=2)
+    (models_dir / "2").rename(good)
+    with served(models_dir) as (_, client):
+        (models_dir / "2").mkdir()
+        for file in sorted(good.iterdir(), key=lambda file: file.name == "manifest.json"):
+            shutil.copy(file, models_dir / "2")
+            time.sleep(0.1)  # five looks
+        wait_until(lambda: answering(client) == 2)
+    assert caplog.text.count("version 2 in") == 1
 
 
 def test_the_version_that_bears_the_default_label_is_loaded_first_and_no_other_takes_its_place(
@@ -452,7 +524,7 @@ def test_a_lock_that_somebody_holds_holds_up_neither_versions_nor_the_end(
         assert client.recommend("u0", model_label="stable").model_version == 2
 
 
-@pytest.mark.parametrize("damage", ["pipe", "nesting"])
+@pytest.mark.parametrize("damage", ["pipe", "nesting", "link"])
 def test_choices_that_are_no_file_or_too_deep_are_told_of_once_and_stop_nothing(
     models_dir: Path, tmp_path: Path, damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -462,6 +534,8 @@ def test_choices_that_are_no_file_or_too_deep_are_told_of_once_and_stop_nothing(
         client.set_label("stable", 1)
         if damage == "pipe":
             os.mkfifo(tmp_path / "damaged")
+        elif damage == "link":
+            (tmp_path / "damaged").symlink_to(tmp_path / "nowhere")
         else:
             (tmp_path / "damaged").write_text("[" * 100_000)
         (tmp_path / "damaged").rename(models_dir / "store.json")

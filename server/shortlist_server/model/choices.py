@@ -39,12 +39,14 @@ class Choices:
         loaded: versions to be loaded beside those that are loaded anyway.
         unloaded: versions not to be loaded.
         known: False while nobody can say what they are, as the file could not be read yet.
+        written: False where there is no file.
     """
 
     labels: Mapping[str, int] = field(default_factory=dict)
     loaded: frozenset[int] = frozenset()
     unloaded: frozenset[int] = frozenset()
     known: bool = True
+    written: bool = True
 
 
 def is_label(text: str) -> bool:
@@ -74,10 +76,10 @@ class ChoicesFile:
             if seen != self._seen:
                 self._choices = _parse(read_file(self._path))
                 self._seen = seen
-        except FileNotFoundError:
-            self._seen, self._choices = None, Choices()
         except (OSError, ValueError) as error:
-            if str(error) != self._told:
+            if isinstance(error, FileNotFoundError) and not self._path.is_symlink():
+                self._seen, self._choices = None, Choices(written=False)
+            elif str(error) != self._told:
                 self._told = str(error)
                 holds = (
                     "what it said before goes on holding"
@@ -98,7 +100,7 @@ class ChoicesFile:
         try:
             with (self._models_dir / _LOCK).open("w") as lock:
                 _lock(lock)
-                changed = change(_parse(read_file(self._path)) if self._path.exists() else Choices())
+                changed = change(_parse(read_file(self._path)) if os.path.lexists(self._path) else Choices())
                 aside = self._models_dir / _ASIDE
                 with aside.open("w") as file:
                     json.dump(_as_json(changed), file, indent=2)

@@ -68,6 +68,8 @@ def plan_for(policy: Policy, now: Situation) -> Plan:
     """What shall answer as things are."""
     default, urgent = _default(policy, now)
     labels = _labels(now)
+    if default is None and now.serving.default is not None and now.models:
+        return _as_before(now, now.serving.default.version, labels, urgent)
     borne = {number for number in labels.values() if number in now.models}
     wanted = borne.union(() if default is None else [default], _beside(policy, now))
     due = [number for number in sorted(wanted, reverse=True) if number != urgent and now.shelf.is_due(number)]
@@ -77,7 +79,7 @@ def plan_for(policy: Policy, now: Situation) -> Plan:
 def _default(policy: Policy, now: Situation) -> tuple[int | None, int | None]:
     """The version to answer requests that name none, and the one to be read for that; None for none.
 
-    Where the folder has no good version there is none, and everything stays as it is.
+    Where the folder has no good version there is none.
     """
     before = None if now.serving.default is None else now.serving.default.version
     before = before if before in now.models else None
@@ -97,6 +99,15 @@ def _default(policy: Policy, now: Situation) -> tuple[int | None, int | None]:
     return None, None
 
 
+def _as_before(now: Situation, default: int, labels: Mapping[str, int], urgent: int | None) -> Plan:
+    """Where the folder has no good version everything stays as it is, but for what operators choose meanwhile."""
+    staying = now.models.keys() - now.choices.unloaded or {default} & now.models.keys() or now.models.keys()
+    if not now.choices.written:  # the file is gone with everything else
+        labels = now.serving.labels
+    due = () if urgent is None else (urgent,)
+    return Plan(default if default in staying else max(staying), labels, frozenset(staying), due)
+
+
 def _candidates(now: Situation, before: int | None, labelled: int | None) -> Iterator[int]:
     """The versions that may be the default, first the one that shall be most of all."""
     first: list[int | None] = [labelled]
@@ -107,8 +118,9 @@ def _candidates(now: Situation, before: int | None, labelled: int | None) -> Ite
     # Who bears the label goes on though its folder is gone: of the others nobody has said that they may follow.
     there = {*now.numbers, *({labelled} & now.models.keys())}
     yield from (number for number in first if number in there and number is not None)
-    # What operators unloaded comes last: it answers again when nothing else can.
-    yield from sorted(now.numbers, key=lambda number: (number in now.choices.unloaded, -number))
+    # What operators unloaded comes last: it answers on, or again, when nothing else can.
+    unloaded = now.choices.unloaded
+    yield from sorted(now.numbers, key=lambda number: (number in unloaded and 1 + (number != before), -number))
 
 
 def _beside(policy: Policy, now: Situation) -> Iterator[int]:

@@ -5,7 +5,7 @@ import math
 import threading
 import time
 import weakref
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Container, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,7 +14,7 @@ import torch
 from shortlist_server.device.choice import memory_of, return_unused_memory
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, LoadingStopped, UnreadableModel
-from shortlist_server.model.folder import LoadedModel, load_model
+from shortlist_server.model.folder import MANIFEST, LoadedModel, load_model, read_manifest
 from shortlist_server.model.pages import touch
 from shortlist_server.model.versions import Appearance, appearance, changed, mark
 
@@ -32,12 +32,14 @@ class Entry:
 
     Attributes:
         model: it.
-        appearance: what its folder looked like.
+        names: its files, as its manifest lists them, and the manifest.
+        appearance: what they looked like.
         mark: tells it, as it looked, from all others.
         since: when it could answer, by ``time.monotonic``.
     """
 
     model: LoadedModel
+    names: frozenset[str]
     appearance: Appearance
     mark: str
     since: float
@@ -48,12 +50,14 @@ class Refusal:
     """Why a version is not loaded.
 
     Attributes:
-        changed: when its files were changed: it is read again when one of them has been since.
+        names: its files, as its manifest lists them, and the manifest; None where that cannot be read, for all.
+        changed: when they were changed: it is read again when one of them has been since.
         mark: tells it, as it looked, from all others.
         reason: what is wrong.
         again: when it is read again all the same, by ``time.monotonic``.
     """
 
+    names: frozenset[str] | None
     changed: frozenset[tuple[str, int]]
     mark: str
     reason: str
@@ -115,7 +119,7 @@ class Shelf:
         """Whether a version is to be read: it has not been, or has changed since, and was not refused as it is."""
         folder, entry = self._models_dir / str(number), self._entries.get(number)
         try:
-            looks = appearance(folder)
+            looks = appearance(folder, None if entry is None else entry.names)
         except OSError as error:
             if entry is None:
                 self._cannot_look(number, error)
@@ -126,7 +130,9 @@ class Shelf:
             if refusal is not None:  # of a change that was taken back
                 self._refuse(number, None)
             return False
-        return refusal is None or refusal.changed != changed(folder) or time.monotonic() >= refusal.again
+        if refusal is None or time.monotonic() >= refusal.again:
+            return True
+        return refusal.changed != changed(folder, refusal.names)
 
     def read(self, number: int) -> bool:
         """Reads a version if it is due, after what another thread is reading; says whether there is one to answer.
@@ -156,8 +162,9 @@ class Shelf:
             self._told = {one: text for one, text in self._told.items() if one in there}
 
     def _read(self, number: int, folder: Path) -> None:
+        names = _listed(folder)
         try:
-            looks = appearance(folder)
+            looks = appearance(folder, names)
         except OSError as error:
             self._cannot_look(number, error)
             return
@@ -170,26 +177,30 @@ class Shelf:
         except BadModel as error:
             if isinstance(error, UnreadableModel):
                 again = time.monotonic() + _RETRY_SECONDS
-            reason = str(error)
-            log.error("version %d in %s is refused: %s", number, self._models_dir, error)
+            reason, before = str(error), self._refusals.get(number)
+            if (
+                before is None or before.reason != reason
+            ):  # a folder that somebody is writing would say it again and again
+                log.error("version %d in %s is refused: %s", number, self._models_dir, error)
         except Exception:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
             again = time.monotonic() + _RETRY_SECONDS
             reason = "it cannot be loaded; the server's log tells why"  # what nobody foresaw is for the log alone
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
-        if _looks_otherwise(folder, looks):
+        if _looks_otherwise(folder, names, looks):
             # What was verified need not be what was mapped afterwards, nor what was wrong still be wrong.
             log.warning(
                 "version %d in %s changed while it was read, which counts for nothing", number, self._models_dir
             )
             return
         if reason:
-            self._refuse(number, Refusal(changed(folder), known_as, reason, again))
+            self._refuse(number, Refusal(names, changed(folder, names), known_as, reason, again))
             self._on_event("refused", number, None)
             return
         self._on_event("ready", number, model)
+        entry = Entry(model, names or frozenset(), looks, known_as, time.monotonic())
         with self._changing:
-            self._entries = {**self._entries, number: Entry(model, looks, known_as, time.monotonic())}
+            self._entries = {**self._entries, number: entry}
         self._refuse(number, None)
 
     def _cannot_look(self, number: int, error: OSError) -> None:
@@ -226,9 +237,17 @@ class Shelf:
         return model
 
 
-def _looks_otherwise(folder: Path, looks: Appearance) -> bool:
+def _listed(folder: Path) -> frozenset[str] | None:
+    """The files of a version, so that others in its folder may change; None where nobody can say which they are."""
+    try:
+        return frozenset({MANIFEST, *(entry.name for entry in read_manifest(folder).files)})
+    except BadModel:
+        return None
+
+
+def _looks_otherwise(folder: Path, names: Container[str] | None, looks: Appearance) -> bool:
     """Whether a folder has changed, or can be looked at no more."""
     try:
-        return appearance(folder) != looks
+        return appearance(folder, names) != looks
     except OSError:
         return True

@@ -27,6 +27,8 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.05
 """How often is looked while a version waits for the other workers: so far apart they begin to answer from it."""
 
+_ONLY_ONE = "is the only one that can answer, but for those that were unloaded"
+
 
 class ModelStore:
     """Keeps the versions of a models folder loaded that shall answer.
@@ -93,8 +95,8 @@ class ModelStore:
     def look(self) -> int | None:
         """Brings what answers in line with the folder, as far as versions have been read; reads none.
 
-        A version that cannot be loaded leaves everything as it is, and so does a folder without a good version: the
-        only good one is never unloaded.
+        A version that cannot be loaded leaves everything as it is, and so does a folder without a good version, but for
+        what operators choose: the only good one is never unloaded.
 
         Returns:
             The version to be read next; None where there is none, or it is being read.
@@ -215,7 +217,7 @@ class ModelStore:
 
         Raises:
             ModelNotFound: there is none of this number.
-            VersionInUse: no other is loaded, or it bears a label.
+            VersionInUse: no other can answer, or it bears a label.
             StoreNotWritable: the models folder cannot be written.
         """
         with self._looking:
@@ -223,8 +225,10 @@ class ModelStore:
             labels |= {label for label, labelled in self._choices.read().labels.items() if labelled == number}
             if labels:
                 raise VersionInUse(number, f"bears the label {', '.join(sorted(labels))}")
-            if self._serving.models.keys() == {number}:
-                raise VersionInUse(number, "is the only one that is loaded")
+            before = self._choices.read()
+            loaded = before.loaded & {number}
+            if all(other in before.unloaded or not self._may_answer(other) for other in self._others_than(number)):
+                raise VersionInUse(number, _ONLY_ONE)
             self._choices.change(
                 lambda old: replace(old, loaded=old.loaded - {number}, unloaded=old.unloaded | {number})
             )
@@ -238,8 +242,18 @@ class ModelStore:
             elif self._hands_over or self._shelf.is_reading:
                 self._keep_going()
                 time.sleep(AGAIN_SECONDS)
-            else:  # nothing else can answer
-                return self._describe(number)
+            else:  # those that were to be read turned out to be bad
+                self._choices.change(
+                    lambda old: replace(old, loaded=old.loaded | loaded, unloaded=old.unloaded - {number})
+                )
+                raise VersionInUse(number, _ONLY_ONE)
+
+    def _others_than(self, number: int) -> Iterator[int]:
+        return (other for other in self._known_numbers() if other != number)
+
+    def _may_answer(self, number: int) -> bool:
+        shelf = self._shelf
+        return number in self._serving.models or shelf.is_being_read(number) or shelf.is_due(number)
 
     def set_label(self, label: str, number: int | None) -> Version | None:
         """Points a label at a version, which is loaded if need be; takes the label away for None.

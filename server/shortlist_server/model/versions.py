@@ -4,7 +4,7 @@ import errno
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
+from collections.abc import Container, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 from pathlib import Path
@@ -66,14 +66,22 @@ def _is_folder(entry: os.DirEntry[str]) -> bool:
         return False
 
 
-def appearance(folder: Path) -> Appearance:
+def appearance(folder: Path, names: Container[str] | None = None) -> Appearance:
     """Name, size, place and time of change of every file: equal as long as nothing in the folder has changed.
+
+    Args:
+        folder: of a version.
+        names: the files that count; None for all.
 
     Raises:
         OSError: the folder cannot be looked at.
     """
-    entries = ((entry.name, _status(entry)) for entry in folder.iterdir())
+    entries = ((path.name, _status(path)) for path in _files(folder, names))
     return frozenset((name, status.st_size, status.st_ino, status.st_mtime_ns) for name, status in entries)
+
+
+def _files(folder: Path, names: Container[str] | None) -> Iterator[Path]:
+    return (path for path in folder.iterdir() if names is None or path.name in names)
 
 
 def _status(path: Path) -> os.stat_result:
@@ -117,9 +125,14 @@ def mark(folder: Path, looks: Appearance) -> str:
     return f"{folder.name}-{hashlib.sha256(repr(sorted(looks)).encode()).hexdigest()[:16]}"
 
 
-def changed(folder: Path) -> frozenset[tuple[str, int]]:
-    """When each file was changed, its content or who may read it; a link to it from elsewhere is a change as well."""
+def changed(folder: Path, names: Container[str] | None = None) -> frozenset[tuple[str, int]]:
+    """When each file was changed, its content or who may read it; a link to it from elsewhere is a change as well.
+
+    Args:
+        folder: of a version.
+        names: the files that count; None for all.
+    """
     try:
-        return frozenset((entry.name, _status(entry).st_ctime_ns) for entry in folder.iterdir())
+        return frozenset((path.name, _status(path).st_ctime_ns) for path in _files(folder, names))
     except OSError:
         return frozenset()
