@@ -23,7 +23,7 @@ from shortlist_server.config import ServerConfig
 from shortlist_server.device.choice import choose_device, memory_of
 from shortlist_server.device.tables import DeviceTables
 from shortlist_server.errors import LoadingStopped
-from shortlist_server.heartbeat import beat_from
+from shortlist_server.heartbeat import BEAT_SECONDS, beat_from
 from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.handover import Handover
 from shortlist_server.model.plan import Policy
@@ -318,12 +318,20 @@ class ServerApp:
             if lane is not None and self._started:
                 lane.close()
         self._stopped.set()
+        # Nobody answers calls any more, so that this thread has to say that nothing hangs.
+        until = time.monotonic() + _LAST_STEP_SECONDS
+        while self._reader is not None and self._reader.is_alive() and time.monotonic() < until:
+            self._say_alive()
+            self._reader.join(BEAT_SECONDS)
         if self._shadow is not None:
             self._shadow.close()
+        self._say_alive()
         self._gate.close()
-        if self._reader is not None:
-            self._reader.join(_LAST_STEP_SECONDS)
         self._telemetry.stop()
+
+    def _say_alive(self) -> None:
+        if self._beat is not None:
+            self._beat()
 
 
 def _hot_methods(answers: Answers, guard: Guard) -> dict[str, Method | StreamMethod]:

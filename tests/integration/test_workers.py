@@ -1,6 +1,7 @@
 """Several worker processes on one port."""
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import threading
 import time
 from concurrent import futures
 from contextlib import suppress
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -17,6 +19,7 @@ from shortlist_server import workers as workers_module
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
 from shortlist_server.heartbeat import BEAT_SECONDS, Heartbeat
+from shortlist_server.model import shelf
 from shortlist_server.retrieval.item_index import ItemIndex
 from shortlist_server.workers import Workers
 from tests.running import HeldSearch, server_process, shortlist
@@ -96,6 +99,7 @@ _HANGS_WHEN_TOLD = """
 import os, sys, time
 from pathlib import Path
 from shortlist_client.main import main
+from shortlist_server.model import shelf
 from shortlist_server.retrieval.item_index import ItemIndex
 
 search, told = ItemIndex.search, Path(os.environ["HANG_WHEN"])
@@ -146,6 +150,35 @@ def test_a_process_without_workers_ends_when_its_calls_hang_and_says_where(
             process.kill()
 
 
+def test_a_process_that_hangs_ends_though_nobody_reads_what_it_says(small_models: Path, tmp_path: Path) -> None:
+    told = tmp_path / "told"
+    reads, writes = os.pipe()
+    os.set_blocking(writes, False)
+    with suppress(BlockingIOError):
+        while True:
+            os.write(writes, bytes(65_536))
+    os.set_blocking(writes, True)
+    command = [sys.executable, "-c", _HANGS_WHEN_TOLD, "serve", "--models-dir", str(small_models), "--port", "0"]
+    with subprocess.Popen(
+        [*command, "--hung-seconds", "3"],
+        stdout=subprocess.PIPE,
+        stderr=writes,
+        text=True,
+        env={**os.environ, "HANG_WHEN": str(told)},
+    ) as process:
+        try:
+            assert process.stdout is not None
+            with Client(process.stdout.readline().split()[-1], timeout_seconds=4) as client:
+                told.touch()
+                with pytest.raises(ShortlistError):
+                    client.recommend("u0")
+            assert process.wait(30) == -signal.SIGALRM
+        finally:
+            process.kill()
+            os.close(reads)
+            os.close(writes)
+
+
 @pytest.mark.parametrize("lane", ["fast", "plain"])
 def test_who_answers_calls_says_that_it_does(small_models: Path, lane: str) -> None:
     beats: list[str] = []
@@ -157,6 +190,32 @@ def test_who_answers_calls_says_that_it_does(small_models: Path, lane: str) -> N
         assert all(name.startswith("fast-lane" if lane == "fast" else "rpc") for name in beats)
     finally:
         app.stop()
+
+
+def test_a_server_that_ends_slowly_is_not_taken_for_one_that_hangs(
+    small_models: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    models_dir = tmp_path / "models"
+    shutil.copytree(small_models, models_dir)
+    beats: list[float] = []
+    app = ServerApp(
+        ServerConfig(models_dir=models_dir, port=0, device="cpu", look_seconds=0.05),
+        lambda: beats.append(time.monotonic()),
+    )
+    app.start()
+    reading = threading.Event()
+
+    def slow(*_: object) -> None:
+        reading.set()
+        time.sleep(4)
+        raise MemoryError
+
+    monkeypatch.setattr(shelf, "load_model", slow)
+    (models_dir / "1" / "seen.safetensors").touch()
+    assert reading.wait(10)
+    app.stop()
+    ended = [*beats, time.monotonic()]
+    assert max(after - before for before, after in pairwise(ended)) < 2
 
 
 def test_nobody_says_that_calls_are_answered_while_they_are_not(
