@@ -1,9 +1,11 @@
 """The server's commands: ``shortlist serve`` and ``shortlist token``."""
 
 import argparse
+import atexit
 import gc
 import logging
 import os
+import shutil
 import sys
 import tempfile
 import threading
@@ -119,7 +121,7 @@ def _serve(options: argparse.Namespace) -> int:
     stop = threading.Event()
     on_stop_signals(stop.set)
     if options.share_port:
-        threading.Thread(target=_stop_with_supervisor, args=(stop,), name="supervisor", daemon=True).start()
+        threading.Thread(target=_stop_with_supervisor, args=(stop, options), name="supervisor", daemon=True).start()
     try:
         app = ServerApp(
             ServerConfig(
@@ -185,12 +187,23 @@ def _check_workers(options: argparse.Namespace) -> None:
         )
 
 
-def _stop_with_supervisor(stop: threading.Event) -> None:
+def _stop_with_supervisor(stop: threading.Event, options: argparse.Namespace) -> None:
     """Stops a worker whose supervisor is gone, however it went: its standard input ends then."""
     while os.read(sys.stdin.fileno(), 1):
         pass
+    atexit.register(_remove_folders, options)
     stop.set()
     logging.getLogger(__name__).error("the process that started this worker is gone, so it stops")
+
+
+def _remove_folders(options: argparse.Namespace) -> None:
+    """Removes what a supervisor that was killed has left in the folder of temporary files."""
+    from shortlist_server.telemetry.endpoint import FOLDER_VARIABLE
+
+    tables = options.tables.parent if options.tables else None
+    for folder in (options.workers_dir, tables, os.environ.get(FOLDER_VARIABLE)):
+        if folder is not None and Path(folder).name.startswith("shortlist-"):  # and not a folder of somebody else's
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _serve_by_workers(options: argparse.Namespace) -> int:

@@ -42,10 +42,13 @@ def answers(address: str, times: int = 1) -> bool:
 
 
 def test_workers_that_are_killed_are_replaced_and_end_with_their_supervisor(
-    models_dir: Path, tmp_path: Path, rng: np.random.Generator, size: Size
+    models_dir: Path, tmp_path: Path, rng: np.random.Generator, size: Size, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before = digests(models_dir / "1")
-    with served(models_dir, tmp_path / "log", "--workers", "2") as server:
+    temporary = tmp_path / "temporary"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
+    with served(models_dir, tmp_path / "log", "--workers", "2", "--device", "auto", "--metrics-port", "0") as server:
         supervisor = server.process.pid
         with Load(server.address, USER_IDS, workers=2, timeout=2):
             for _ in range(size.of(1, 50)):
@@ -62,9 +65,11 @@ def test_workers_that_are_killed_are_replaced_and_end_with_their_supervisor(
                 )
                 wait_until(lambda: answers(server.address, 6), 60, "workers answer")
         workers = children(supervisor)
+        assert len([*temporary.glob("shortlist-*")]) == 3
         server.process.kill()
         server.process.wait()
         wait_until(lambda: not any(map(alive, workers)), 20, "workers ended with their supervisor")
+        assert [*temporary.glob("shortlist-*")] == []
         assert "Traceback" not in server.log.read_text()
         with served(models_dir, tmp_path / "log", "--workers", "2", port=server.port) as again:
             assert answers(again.address)
