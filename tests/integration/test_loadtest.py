@@ -40,14 +40,14 @@ def server(small_models: Path) -> Iterator[str]:
 
 
 @contextmanager
-def answering(answer: Callable[[bytes], bytes], threads: int = 16) -> Iterator[str]:
+def answering(answer: Callable[[bytes], bytes], threads: int = 16, port: int = 0) -> Iterator[str]:
     """A bare server of Recommend that answers as told."""
     handler: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(
         lambda request, _: answer(request)
     )
     server = grpc.server(futures.ThreadPoolExecutor(threads))
     server.add_registered_method_handlers(SERVICE, {"Recommend": handler})
-    port = server.add_insecure_port("127.0.0.1:0")
+    port = server.add_insecure_port(f"127.0.0.1:{port}")
     server.start()
     try:
         yield f"127.0.0.1:{port}"
@@ -249,10 +249,21 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_load(
 ) -> None:
     report = tmp_path / "report"
     for file, why in ((tmp_path / "missing" / "x", "No such file or directory"), (tmp_path, "Is a directory")):
-        others = ["--json", str(report), "--html", str(report)]
+        others = ["--json", str(report), "--html", f"{report}.html"]
         assert main(["loadtest", "--server", "127.0.0.1:1", *others, option, str(file)]) == 2
         assert capsys.readouterr().err == f"shortlist: {option} {file} cannot be written: {why}\n"
     assert not report.exists()
+
+
+def test_reports_that_would_overwrite_one_another_are_refused_before_the_load(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    reports = ["--json", "report", "--html", str(tmp_path / "report")]
+    assert main(["loadtest", "--server", "127.0.0.1:1", *reports]) == 2
+    assert capsys.readouterr().err == (
+        f"shortlist: --json and --html both name {tmp_path / 'report'}: one would overwrite the other\n"
+    )
 
 
 def test_a_report_that_can_no_longer_be_written_does_not_lose_the_other(
@@ -378,6 +389,29 @@ def test_saturation_is_found_by_itself(load: Load, tmp_path: Path) -> None:
     assert page.read_text().count("<svg") == 5
 
 
+def test_a_search_that_finds_no_rate_that_is_sustained_ends_with_1(load: Load) -> None:
+    def slow(_: bytes) -> bytes:
+        time.sleep(0.1)
+        return b""
+
+    with answering(slow) as address:
+        options = ("--find-saturation", "--most-p99", "50", "--first-rate", "40", "--duration", "0.5")
+        status, figures = load(address, *options, "--arrivals", "even", "--check", "0")
+    assert status == 1
+    assert figures["ok"]
+    assert figures["saturation"]["rate"] == 0
+
+
+def test_a_server_that_comes_back_is_reached_within_a_second_or_so() -> None:
+    with answering(lambda _: b"") as address:
+        pass  # it has gone
+    with open_channel(Target(address)) as channel:
+        ready = grpc.channel_ready_future(channel)
+        time.sleep(6)  # by when gRPC, left to itself, would wait for seconds
+        with answering(lambda _: b"", port=int(address.rpartition(":")[2])):
+            ready.result(2)
+
+
 def test_the_core_and_the_public_interface_give_the_same(server: str) -> None:
     target = Target(server, metadata=(("x-request-id", "mine"),))
     request = recommender_pb2.RecommendRequest(user_id="u1", k=3).SerializeToString()
@@ -398,8 +432,8 @@ def test_the_core_and_the_public_interface_give_the_same(server: str) -> None:
     assert [(status, len(items)) for status, items, _ in seen[0]] == [("OK", 3), ("NOT_FOUND", 0)]
 
 
-def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path, tmp_path: Path) -> None:
-    file = tmp_path / "figures.json"
+def told_when_under_way() -> tuple[threading.Event, Callable[[bytes], bytes]]:
+    """What answers, and an event that is set once it has answered 30 calls."""
     under_way = threading.Event()
     turns = itertools.count()
 
@@ -408,6 +442,12 @@ def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path, tmp_path: Pa
             under_way.set()
         return b""
 
+    return under_way, answer
+
+
+def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path, tmp_path: Path) -> None:
+    file = tmp_path / "figures.json"
+    under_way, answer = told_when_under_way()
     # A shell that runs tests in the background has them ignore Ctrl-C, and processes inherit that.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     try:
@@ -431,14 +471,7 @@ def test_ctrl_c_prints_what_was_measured_so_far(small_models: Path, tmp_path: Pa
 
 
 def test_sigterm_ends_every_process_without_a_traceback(small_models: Path) -> None:
-    under_way = threading.Event()
-    turns = itertools.count()
-
-    def answer(_: bytes) -> bytes:
-        if next(turns) == 30:
-            under_way.set()
-        return b""
-
+    under_way, answer = told_when_under_way()
     with answering(answer) as address:
         options = ("--server", address, "--models-dir", str(small_models), "--rate", "100", "--duration", "60")
         with subprocess.Popen(

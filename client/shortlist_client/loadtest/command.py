@@ -147,7 +147,8 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
         sys.stderr.write(f"shortlist: none of {figures['requests']:,} calls was answered rightly\n")
     if figures["interrupted"]:
         return _STOPPED
-    return 0 if written and figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
+    found = saturation is None or saturation.rate > 0
+    return 0 if written and found and figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
 
 
 def _write(options: argparse.Namespace, figures: Figures) -> bool:
@@ -201,7 +202,14 @@ def _wrong_usage(options: argparse.Namespace) -> str:
     for option, file in (("--json", options.json), ("--html", options.html)):
         if file is not None and (why := _why_not_writable(file)):
             return f"{option} {file} cannot be written: {why}"
+    if options.json and options.html and _is_one_file(options.json, options.html):
+        return f"--json and --html both name {options.html}: one would overwrite the other"
     return ""
+
+
+def _is_one_file(one: Path, other: Path) -> bool:
+    is_device = one.exists() and not one.is_file()
+    return one.resolve() == other.resolve() and not is_device
 
 
 def _processes(options: argparse.Namespace) -> int:
