@@ -29,6 +29,9 @@ RETRIES = {
 }
 """gRPC service config, https://github.com/grpc/grpc/blob/master/doc/service_config.md. Every call may be repeated."""
 
+RECONNECTS = (("grpc.initial_reconnect_backoff_ms", 1_000), ("grpc.max_reconnect_backoff_ms", 1_000))
+"""From one try to connect to the next. gRPC, left to itself, waits for up to two minutes though the server is back."""
+
 
 @dataclass(frozen=True)
 class Connection:
@@ -108,5 +111,6 @@ def channel_options(server_name: str | None = None) -> Sequence[tuple[str, str |
         ("grpc.service_config", json.dumps(RETRIES)),
         # A batch's answer of 100,000 items with ids of 512 bytes is 52 MB.
         ("grpc.max_receive_message_length", 64 << 20),
+        *RECONNECTS,
         *([("grpc.ssl_target_name_override", server_name)] if server_name is not None else []),
     ]

@@ -18,6 +18,7 @@ import grpc
 import pytest
 
 from shortlist.v1 import recommender_pb2
+from shortlist_client.channel import channel_options
 from shortlist_client.loadtest.calls import CoreCalls, PlainCalls
 from shortlist_client.loadtest.connection import Target, open_channel
 from shortlist_client.loadtest.generator import Run, Setup, generate
@@ -402,10 +403,19 @@ def test_a_search_that_finds_no_rate_that_is_sustained_ends_with_1(load: Load) -
     assert figures["saturation"]["rate"] == 0
 
 
-def test_a_server_that_comes_back_is_reached_within_a_second_or_so() -> None:
+def _of_the_load_test(address: str) -> grpc.Channel:
+    return open_channel(Target(address))
+
+
+def _of_the_client(address: str) -> grpc.Channel:
+    return grpc.insecure_channel(address, channel_options())
+
+
+@pytest.mark.parametrize("channel_to", [_of_the_load_test, _of_the_client])
+def test_a_server_that_comes_back_is_reached_within_a_second_or_so(channel_to: Callable[[str], grpc.Channel]) -> None:
     with answering(lambda _: b"") as address:
         pass  # it has gone
-    with open_channel(Target(address)) as channel:
+    with channel_to(address) as channel:
         ready = grpc.channel_ready_future(channel)
         time.sleep(6)  # by when gRPC, left to itself, would wait for seconds
         with answering(lambda _: b"", port=int(address.rpartition(":")[2])):

@@ -5,10 +5,9 @@ from dataclasses import dataclass
 
 import grpc
 
-_LARGEST_ANSWER_BYTES = 64 << 20
+from shortlist_client.channel import RECONNECTS
 
-_RECONNECT_MS = 1_000
-"""At most from one try to connect to the next: two minutes, as gRPC has it, would hide that the server is back."""
+_LARGEST_ANSWER_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -36,8 +35,7 @@ def open_channel(target: Target) -> grpc.Channel:
         ("grpc.service_config", '{"loadBalancingConfig": [{"round_robin": {}}]}'),
         ("grpc.use_local_subchannel_pool", 1),  # otherwise channels to one address share one connection
         ("grpc.max_receive_message_length", _LARGEST_ANSWER_BYTES),
-        ("grpc.initial_reconnect_backoff_ms", _RECONNECT_MS),
-        ("grpc.max_reconnect_backoff_ms", _RECONNECT_MS),
+        *RECONNECTS,
     ]
     if target.server_name is not None:
         options.append(("grpc.ssl_target_name_override", target.server_name))
