@@ -17,11 +17,14 @@ def on_stop_signals(stop: Callable[[], object]) -> None:
     to wake up first: Python's own handler, on whatever thread, writes the signal's number to a pipe.
 
     Args:
-        stop: is called by another thread; whoever closed a terminal under ``nohup`` is not heard.
+        stop: is called by another thread; of SIGHUP nobody is told under ``nohup``.
     """
     reading, writing = os.pipe()
     os.set_blocking(writing, False)
-    heard = [number for number in _STOPPING if signal.getsignal(number) is not signal.SIG_IGN]
+    # A shell has what it starts in the background ignore SIGINT; whoever sends it there by hand means it all the same.
+    heard = [
+        number for number in _STOPPING if number != signal.SIGHUP or signal.getsignal(number) is not signal.SIG_IGN
+    ]
 
     def listen() -> None:
         while came := os.read(reading, 1):

@@ -249,11 +249,21 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_load(
     option: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     report = tmp_path / "report"
-    for file, why in ((tmp_path / "missing" / "x", "No such file or directory"), (tmp_path, "Is a directory")):
-        others = ["--json", str(report), "--html", f"{report}.html"]
+    circle, link = tmp_path / "circle", tmp_path / "link"
+    circle.symlink_to(circle)
+    link.symlink_to(tmp_path / "target")
+    for file, why in (
+        (tmp_path / "missing" / "x", "No such file or directory"),
+        (tmp_path, "Is a directory"),
+        (tmp_path / ("x" * 300), "File name too long"),
+        (circle, f"Symlink loop from {str(circle)!r}"),
+    ):
+        others = ["--json", str(report), "--html", str(link)]
         assert main(["loadtest", "--server", "127.0.0.1:1", *others, option, str(file)]) == 2
         assert capsys.readouterr().err == f"shortlist: {option} {file} cannot be written: {why}\n"
     assert not report.exists()
+    assert link.is_symlink()
+    assert not (tmp_path / "target").exists()
 
 
 def test_reports_that_would_overwrite_one_another_are_refused_before_the_load(

@@ -275,6 +275,27 @@ def test_unloading_brings_one_back_that_is_not_loaded_and_changes_nothing_where_
         assert json.loads((models_dir / "store.json").read_text())["unloaded"] == [2]
 
 
+def test_unloading_does_not_wait_for_a_folder_that_somebody_is_always_writing(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_one(models_dir, seed=2)
+    with served(models_dir, keep=0) as (_, client):
+        load = load_model
+
+        def written_meanwhile(folder: Path, *arguments: Any) -> LoadedModel:
+            os.utime(folder / "seen.safetensors")
+            return load(folder, *arguments)
+
+        monkeypatch.setattr(shelf, "load_model", written_meanwhile)
+        with pytest.raises(FailedPrecondition, match="is the only one that can answer"):
+            client.unload_model(2)
+        assert answering(client) == 2
+        assert json.loads((models_dir / "store.json").read_text())["unloaded"] == []
+        monkeypatch.undo()
+        client.unload_model(2)
+        assert answering(client) == 1
+
+
 def test_operators_choose_among_what_is_loaded_when_every_folder_is_gone(models_dir: Path) -> None:
     publish_one(models_dir, seed=2)
     with served(models_dir) as (app, client):

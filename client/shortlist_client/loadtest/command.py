@@ -171,15 +171,16 @@ def _write(options: argparse.Namespace, figures: Figures) -> bool:
 
 def _why_not_writable(file: Path) -> str:
     """Tries it, and leaves the place as it was; empty if all is well."""
-    if file.exists() and not (file.is_file() or file.is_dir()):
-        return ""  # a pipe or a device: whoever reads would take this for the end
-    is_new = not file.exists()
     try:
+        file = file.resolve()  # of a link to what is not there yet, that
+        if file.exists() and not (file.is_file() or file.is_dir()):
+            return ""  # a pipe or a device: whoever reads would take this for the end
+        is_new = not file.exists()
         file.open("ab").close()
         if is_new:
             file.unlink()
-    except OSError as error:
-        return error.strerror or str(error)
+    except (OSError, RuntimeError) as error:  # of links in a circle the latter
+        return getattr(error, "strerror", None) or str(error)
     return ""
 
 

@@ -27,6 +27,9 @@ log = logging.getLogger(__name__)
 AGAIN_SECONDS = 0.05
 """How often is looked while a version waits for the other workers: so far apart they begin to answer from it."""
 
+_READ_IN_VAIN = 5
+"""So often is read in vain, because it changes meanwhile, what shall answer in place of a version to be unloaded."""
+
 _ONLY_ONE = "is the only one that can answer, but for those that were unloaded"
 
 
@@ -232,13 +235,14 @@ class ModelStore:
             self._choices.change(
                 lambda old: replace(old, loaded=old.loaded - {number}, unloaded=old.unloaded | {number})
             )
+        in_vain = 0  # a folder that somebody is writing is always to be read once more
         while True:
             due = self.look()
             default = self._serving.default
             if default is None or default.version != number:
                 return self._describe(number)
-            if due is not None:
-                self._shelf.read(due)
+            if due is not None and in_vain < _READ_IN_VAIN:
+                in_vain += not self._shelf.read(due) and due not in self._shelf.refusals
             elif self._hands_over or self._shelf.is_reading:
                 self._keep_going()
                 time.sleep(AGAIN_SECONDS)

@@ -50,7 +50,8 @@ class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no t
         address = address_of(context.peer())
         with self._lock:
             room = self._watchers.total() < _WATCHERS and self._watchers[address] < _WATCHERS_OF_ADDRESS
-            self._watchers[address] += room
+            if room:
+                self._watchers[address] += 1
         if not room:
             context.abort_with_status(to_grpc(status_of(QueueFull(_RETRY_SECONDS))))
         if not context.add_callback(lambda: self._leaving.submit(self._left, address)):

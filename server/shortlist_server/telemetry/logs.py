@@ -65,38 +65,42 @@ class AsideHandler(logging.handlers.QueueHandler):
     """
 
     def __init__(self, stream: TextIO) -> None:
-        self._lines: queue.Queue[logging.LogRecord] = queue.Queue(_LINES_KEPT)
+        # What is logged while the collector frees something may come in the midst of another line of the same thread:
+        # no lock may be waited for that it holds already.
+        self._lines: queue.SimpleQueue[logging.LogRecord | threading.Event] = queue.SimpleQueue()
         super().__init__(self._lines)
         self._stream = stream
         self._left_out = 0
-        self._counting = threading.Lock()
+        self._counting = threading.RLock()
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
         """Keeps a line, or counts it where too many are kept."""
-        try:
-            self._lines.put_nowait(record)
-        except queue.Full:
+        if self._lines.qsize() < _LINES_KEPT:
+            self._lines.put(record)
+        else:
             with self._counting:
                 self._left_out += 1
 
     def finish(self) -> None:
         """Waits until all lines are written, or a moment where nobody takes them."""
-        until = time.monotonic() + _LAST_LINES_SECONDS
-        while self._lines.unfinished_tasks and time.monotonic() < until:
-            time.sleep(0.005)
+        written = threading.Event()
+        self._lines.put(written)
+        written.wait(_LAST_LINES_SECONDS)
 
     def _write(self) -> None:
         while True:
-            record = self._lines.get()
+            line = self._lines.get()
+            if isinstance(line, threading.Event):
+                line.set()
+                continue
             with self._counting:
                 left_out, self._left_out = self._left_out, 0
             if left_out:
                 log.warning("%d lines were left out, as nobody took those before them", left_out)
             with contextlib.suppress(OSError, ValueError):  # whoever read it is gone
-                self._stream.write(f"{record.getMessage()}\n")
+                self._stream.write(f"{line.getMessage()}\n")
                 self._stream.flush()
-            self._lines.task_done()
 
 
 def _is_no_callers_header(record: logging.LogRecord) -> bool:

@@ -32,5 +32,9 @@ def test_a_signal_stops_a_server_whatever_its_code_holds_at_that_moment(name: st
     assert _run(name) == "stopped"
 
 
+def test_an_interrupt_is_heard_in_the_background_as_well() -> None:
+    assert _run("SIGINT", before="signal.signal(signal.SIGINT, signal.SIG_IGN)") == "stopped"
+
+
 def test_who_is_to_outlive_a_terminal_does_not_hear_that_it_was_closed() -> None:
     assert _run("SIGHUP", 0.3, "signal.signal(signal.SIGHUP, signal.SIG_IGN)") == "goes on"

@@ -1,0 +1,82 @@
+"""Log lines are written by a thread of their own, whatever whoever logs is doing."""
+
+import io
+import logging
+import os
+import subprocess
+import sys
+import threading
+
+import pytest
+
+from shortlist_server.telemetry import logs
+from shortlist_server.telemetry.logs import AsideHandler
+
+_LOGS_WHEN_FREED = """
+import gc, logging, sys, weakref
+from shortlist_server.telemetry.logs import AsideHandler, finish_log
+
+class Freed:
+    pass
+
+logging.basicConfig(level=logging.INFO, handlers=[AsideHandler(sys.stdout)])
+log = logging.getLogger("test")
+gc.set_threshold(1)  # so that the collector runs in the midst of everything
+for number in range(20_000):
+    freed = Freed()
+    freed.itself = freed
+    weakref.finalize(freed, log.info, "%d is freed", number).atexit = False
+    del freed
+    log.info("line %d", number)
+gc.set_threshold(700)
+finish_log()
+"""
+
+
+def test_what_is_logged_while_the_collector_frees_something_holds_nobody_up() -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _LOGS_WHEN_FREED], capture_output=True, text=True, check=True, timeout=60
+    )
+    assert run.stderr == ""
+    assert run.stdout.count("\n") > 10_000
+
+
+def test_lines_that_nobody_takes_are_counted_and_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logs, "_LINES_KEPT", 10)
+    monkeypatch.setattr(logs, "_LAST_LINES_SECONDS", 0.1)
+    begun, go_on = threading.Event(), threading.Event()
+
+    class Stuck(io.StringIO):
+        def write(self, text: str) -> int:
+            begun.set()
+            assert go_on.wait(10)
+            return super().write(text)
+
+    stream = Stuck()
+    handler = AsideHandler(stream)
+    logger = logging.Logger("test")
+    logger.addHandler(handler)
+    logger.warning("line %d", 0)
+    assert begun.wait(10)
+    for number in range(1, 16):
+        logger.warning("line %d", number)
+    handler.finish()  # a moment, and no longer
+    assert handler._left_out == 5
+    go_on.set()
+    monkeypatch.setattr(logs, "_LAST_LINES_SECONDS", 10)
+    handler.finish()
+    assert stream.getvalue().split("\n")[:-1] == [f"line {number}" for number in range(11)]
+    assert handler._left_out == 0
+
+
+def test_a_reader_that_is_gone_stops_nothing() -> None:
+    reads, writes = os.pipe()
+    os.close(reads)
+    with os.fdopen(writes, "w") as stream:
+        handler = AsideHandler(stream)
+        logger = logging.Logger("test")
+        logger.addHandler(handler)
+        for _ in range(3):
+            logger.warning("a line")
+        handler.finish()
+        stream.close = lambda: None  # type: ignore[method-assign] # what is left in it goes nowhere
