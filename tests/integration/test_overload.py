@@ -372,10 +372,10 @@ def test_a_call_that_expired_is_over_once_though_the_rest_of_its_batch_fails(
         assert slow_search.begun.wait(10)
         lane = app._lane
         assert lane is not None
-        monkeypatch.setattr(lane, "_follow_waiting", lambda: None)
+        monkeypatch.setattr(lane._lines, "_follow", lambda: None)
         expired = stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=1.5)
         other = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=20)
-        patiently(lambda: len(lane._waiting) == 2)
+        patiently(lambda: len(lane._lines._singles) == 2)
         monkeypatch.setattr(lane, "_tell_waiting", lambda: None)  # it expires just before its batch
         assert expired.code() is grpc.StatusCode.DEADLINE_EXCEEDED
         monkeypatch.setattr("shortlist_server.service.fast_lane.answer_each", lambda *_: 1 / 0)

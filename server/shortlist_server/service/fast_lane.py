@@ -12,10 +12,9 @@ still has it as it was, and nothing else of the server may depend on it.
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from itertools import chain, islice
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -26,6 +25,7 @@ from shortlist_server.admission import Admission, Line
 from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueueFull
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.fast_calls import Call, Method, Requests
+from shortlist_server.service.fast_lines import Lines
 from shortlist_server.service.fast_streams import Stream, StreamMethod
 from shortlist_server.service.guard import Guard
 from shortlist_server.service.intake import Intake
@@ -46,9 +46,6 @@ _EVENTS = 256
 
 _LONG_SECONDS = 0.02
 """A batch that takes longer than this leaves the queue to the watch, so that calls are refused in time."""
-
-_LONG_WAIT_SECONDS = 0.1
-"""A call that waits for longer than this is dropped when its caller goes away."""
 
 _LOOK_SECONDS = 0.2
 """How often the lane looks whether it is to end."""
@@ -92,8 +89,7 @@ class FastLane:
         for path in methods:
             core.register_method(path)
         self._intake = Intake(core, self._queue, methods, admission)
-        self._waiting: deque[Call | Stream] = deque()
-        self._several: deque[Call] = deque()  # those with several requests, one after another
+        self._lines = Lines(self._has_gone)
         self._polling = threading.Lock()
         self._busy_since: float | None = None
         self._ended = threading.Event()
@@ -124,7 +120,7 @@ class FastLane:
                     return
                 self._intake.ask()
                 self._take(time.time() + _LOOK_SECONDS)
-                batch, worked_on = self._next(), []
+                batch, worked_on = self._lines.next(self._room()), []
                 self._busy_since = time.perf_counter()
             try:
                 if batch:
@@ -144,31 +140,6 @@ class FastLane:
                 self._fail(call, error)
         return [(call, [error] * len(requests)) for call, requests in batch if isinstance(call, Stream)]
 
-    def _next(self) -> list[tuple[Call | Stream, Requests]]:
-        """The next requests, as many as one batch may have.
-
-        Calls with several requests have what the others leave, and half at least. They are answered one after another:
-        were they all under way together, each that comes would put off those that were let in before it.
-        """
-        room = self._room()
-        batch = self._first_of(self._waiting, room // 2 if self._several else room)
-        batch += self._first_of(self._several, room - sum(len(requests) for _, requests in batch))
-        self._follow_waiting()
-        return batch
-
-    def _first_of(self, line: deque[Any], room: int) -> list[tuple[Call | Stream, Requests]]:
-        batch: list[tuple[Call | Stream, Requests]] = []
-        while line and room:
-            call = line.popleft()
-            if isinstance(call, Call) and call.gone:
-                self._guard.caller_left(call.name, call)
-                self._is_over(call)
-                continue
-            requests = call.take(room)
-            room -= len(requests)
-            batch.append((call, requests))
-        return batch
-
     def _room(self) -> int:
         """How many requests the next batch may have."""
         each = self._admission.seconds_per_request
@@ -176,25 +147,10 @@ class FastLane:
             return _BATCH
         return min(int(_TURN_SECONDS / each) // _BATCH * _BATCH, _MOST) if each else _BATCH
 
-    def _follow_waiting(self) -> None:
-        """Asks to be told who gives up, or has, of those that have waited for long; for all, it would cost a tenth."""
-        long_since = time.perf_counter() - _LONG_WAIT_SECONDS
-        for call in chain(self._waiting, self._several):
-            if isinstance(call, Call) and not call.followed and call.arrived < long_since:
-                try:
-                    call.follow(partial(self._caller_left, call))
-                except RuntimeError:
-                    log.exception("a call could not be followed")
-                    call.gone = True
-
-    def _caller_left(self, call: Call, _event: Any) -> None:
-        call.gone = True
-
     def _go_on(self, call: Call | Stream, outcomes: Sequence[Outcome]) -> None:
         """With what is left to be done of a call that has had its turn."""
         if isinstance(call, Call):
-            self._several.appendleft(call)
-            self._follow_waiting()
+            self._lines.put_back(call)
             return
         try:
             call.answered(outcomes)
@@ -218,20 +174,14 @@ class FastLane:
     def _tell_waiting(self) -> None:
         self._intake.ask()
         self._take(time.time())
-        now = time.time()
-        lines = chain(self._waiting, self._several)
-        late = {call for call in lines if isinstance(call, Call) and call.deadline <= now}
-        self._waiting = deque(call for call in self._waiting if call not in late)
-        self._several = deque(call for call in self._several if call not in late)
-        for call in late:
+        for call in self._lines.take_late(time.time()):
             self._drop(call)
-        self._follow_waiting()
 
     def _take(self, until: float) -> None:
         """Takes events that are ready; waits until a time, in seconds since the epoch, for the first."""
         self._intake.let_go()
         self._intake.hang_up()
-        deadline: float = 0 if self._waiting or self._several else until
+        deadline: float = 0 if self._lines else until
         for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
@@ -286,16 +236,17 @@ class FastLane:
         check = None if self._gate is None else partial(self._check, self._gate, call)
         refusal = partial(self._guard.refusal, method=call.name, call=call)
         over = partial(self._stream_is_over, call)
-        return Stream(call, method, self._admission, self._wait, over, refusal, check).open()
-
-    def _wait(self, stream: Stream) -> None:
-        self._waiting.append(stream)
+        return Stream(call, method, self._admission, self._lines.add, over, refusal, check).open()
 
     @staticmethod
     def _check(gate: Gate, call: Call) -> None:
         """Whether one more message of a stream may be answered: a token may have been taken back meanwhile."""
         gate.authorize(call.path, call.metadata)
         gate.charge(call)
+
+    def _has_gone(self, call: Call) -> None:
+        self._guard.caller_left(call.name, call)
+        self._is_over(call)
 
     def _stream_is_over(self, call: Call, *, answered: bool, refused: bool) -> None:
         if answered:
@@ -328,7 +279,7 @@ class FastLane:
         except Exception as error:  # noqa: BLE001 # refused, or whatever it is
             return self._fail(call, error)
         call.has_place = True
-        return self._several.append(call) if len(call.entries) > 1 else self._waiting.append(call)
+        return self._lines.add(call)
 
     def _entries(self, call: Call, message: bytes) -> Sequence[Any]:
         """The requests in a message; of what cannot be read, one is charged for."""
