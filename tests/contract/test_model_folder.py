@@ -17,6 +17,7 @@ from safetensors.numpy import load_file, save
 from shortlist_server.errors import BadModel, NoClusters
 from shortlist_server.model.folder import (
     CLUSTERS,
+    ITEM_ATTRIBUTES,
     ITEM_EMBEDDINGS,
     MANIFEST,
     REQUIRED,
@@ -249,6 +250,14 @@ def test_files_that_do_not_fit_one_another_are_refused_even_with_right_checksums
 ) -> None:
     rewrite(folder, name, tensors_with(folder, name, **change))
     with pytest.raises(BadModel, match=f"{name} .*{message}"):
+        load_model(folder, "cpu")
+
+
+def test_attributes_whose_name_is_no_text_are_refused(folder: Path) -> None:
+    content = (folder / ITEM_ATTRIBUTES).read_bytes()
+    assert b"classic" in content
+    rewrite(folder, ITEM_ATTRIBUTES, content.replace(b"classic", b"\xe3lassic"))
+    with pytest.raises(BadModel, match=f"{ITEM_ATTRIBUTES} is not a readable Arrow file"):
         load_model(folder, "cpu")
 
 

@@ -386,10 +386,10 @@ def _attributes(path: Path, items: int) -> ItemAttributes:
     try:
         table = pa.ipc.open_file(pa.memory_map(str(path))).read_all()
         table.validate(full=True)  # else an offset that leads elsewhere is followed
-    except (pa.ArrowException, OSError) as error:  # Arrow's are often both; the checksum has been read already
+        names = table.column_names  # which nobody has looked at yet: they may be no text
+    except (pa.ArrowException, OSError, ValueError) as error:  # Arrow's may be all; the checksum has been read already
         raise BadModel(f"{path.name} is not a readable Arrow file") from error
     _require(table.num_rows == items, path, f"has {table.num_rows} rows, but {MANIFEST} says {items}")
-    names = table.column_names
     _require(len(set(names)) == len(names), path, "has two columns of one name")
     _require(INTERACTION_COUNT in names, path, f"has no column {INTERACTION_COUNT}")
     counts = table[INTERACTION_COUNT]
