@@ -119,13 +119,25 @@ class Workers:
     def _replace_dead(self) -> None:
         for place, worker in enumerate(self._workers):
             process = worker.process
-            if process.poll() is None or time.monotonic() - worker.started < _RESTART_SECONDS:
+            now = time.monotonic()
+            if process.poll() is None or now - max(worker.started, worker.tried) < _RESTART_SECONDS:
+                continue
+            worker.tried = now
+            try:
+                successor = self._start()
+            except OSError as error:  # for want of memory or files, perhaps: the others go on, and soon it may do
+                if worker.refused != str(error):
+                    worker.refused = str(error)
+                    log.error(
+                        "worker %d ended with %d, and none can be started in its place yet: %s",
+                        *(process.pid, process.returncode, error),
+                    )
                 continue
             log.error("worker %d ended with %d and is started again", process.pid, process.returncode)
+            self._workers[place] = successor
+            worker.close()
             if self._metrics is not None:
                 self._metrics.worker_died(process.pid)
-            worker.close()
-            self._workers[place] = self._start()
 
     def _end_hung(self) -> None:
         """Ends workers that answer no calls any more; those that are dead are replaced."""
@@ -183,6 +195,8 @@ class _Worker:
         ready: it has said that it listens.
         silent_seconds: since it last said something, as far as this process has been there to listen.
         told_to_end: when, by ``time.monotonic``; None if it was not.
+        tried: when was last tried to start another in its place.
+        refused: why that could not be done.
     """
 
     def __init__(self, command: Sequence[str], environment: dict[str, str] | None) -> None:
@@ -203,6 +217,8 @@ class _Worker:
         self.ready = False
         self.silent_seconds = 0.0
         self.told_to_end: float | None = None
+        self.tried = float("-inf")
+        self.refused = ""
 
     def look(self) -> None:
         """Takes what it has said since the last look, which should not be long ago."""

@@ -1,5 +1,6 @@
 """Several worker processes on one port."""
 
+import errno
 import os
 import shutil
 import signal
@@ -287,6 +288,45 @@ def test_a_worker_that_is_killed_while_the_server_starts_is_replaced(
             workers.stop()
         assert ended.result(20) == 0
     assert "ended with -9 and is started again" in caplog.text
+
+
+def test_a_worker_that_cannot_be_started_again_for_a_while_takes_no_other_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(workers_module, "_RESTART_SECONDS", 0.3)
+    started = tmp_path / "started"
+    started.mkdir()
+    script = (
+        "import os, pathlib, time; "
+        f"pathlib.Path({str(started)!r}, str(os.getpid())).touch(); print('listening on', flush=True); time.sleep(60)"
+    )
+    workers = Workers([sys.executable, "-c", script], 2, None, 30)
+    popen = subprocess.Popen
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOMEM, "Cannot allocate memory")
+
+    def pids() -> set[int]:
+        return {int(file.name) for file in started.iterdir()}
+
+    with futures.ThreadPoolExecutor(1) as runs:
+        ended = runs.submit(workers.run, "nowhere")
+        patiently(lambda: len(pids()) == 2)
+        first, other = sorted(pids())
+        time.sleep(0.5)
+        monkeypatch.setattr(subprocess, "Popen", no_memory)
+        os.kill(first, signal.SIGKILL)
+        patiently(lambda: "none can be started in its place yet: [Errno 12] Cannot allocate memory" in caplog.text)
+        time.sleep(1)  # by when it has been tried again
+        assert not ended.done()
+        os.kill(other, 0)
+        monkeypatch.setattr(subprocess, "Popen", popen)
+        patiently(lambda: len(pids()) == 3)
+        time.sleep(0.5)
+        workers.stop()
+        ended.result(10)
+    assert caplog.text.count("none can be started") == 1
+    assert caplog.text.count("is started again") == 1
 
 
 def test_a_worker_that_does_not_end_is_killed_though_it_may_hang_for_ever(

@@ -114,7 +114,7 @@ class WorkersEndpoint:
         # Somebody may have cleaned temporary folders up, and no worker starts without this one.
         with suppress(OSError):  # of which the next worker tells
             self._folder.mkdir(mode=0o700, exist_ok=True)
-        mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
+            mark_process_dead(pid, str(self._folder))  # type: ignore[no-untyped-call]
 
     def close(self) -> None:
         """Listens no more and removes the folder."""
