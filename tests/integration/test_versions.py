@@ -292,8 +292,62 @@ def test_unloading_does_not_wait_for_a_folder_that_somebody_is_always_writing(
         assert answering(client) == 2
         assert json.loads((models_dir / "store.json").read_text())["unloaded"] == []
         monkeypatch.undo()
+        time.sleep(1)  # whoever writes a folder is given time
         client.unload_model(2)
         assert answering(client) == 1
+
+
+def test_a_folder_that_is_being_written_keeps_nobody_from_another_version(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish_one(models_dir, seed=2)
+    publish_one(models_dir, seed=3)
+    load, tries = load_model, []
+
+    def load_or_write(folder: Path, *arguments: Any) -> LoadedModel:
+        if folder.name == "3":
+            tries.append(time.monotonic())
+            os.utime(folder / "seen.safetensors")
+        return load(folder, *arguments)
+
+    monkeypatch.setattr(shelf, "load_model", load_or_write)
+    with served(models_dir, keep=0) as (_, client):
+        time.sleep(2)
+        assert answering(client) == 2
+        (models_dir / "store.json").write_text(json.dumps({"labels": {"canary": 1}}))
+        wait_until(lambda: "canary" in client.list_models()[2].labels and states(client)[1] is ModelState.READY)
+        assert 2 <= len(tries) < 10
+        monkeypatch.undo()
+        wait_until(lambda: answering(client) == 3)
+
+
+def test_a_version_whose_files_are_written_under_it_gives_way_to_another_but_goes_on_where_there_is_none(
+    models_dir: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    publish_one(models_dir, seed=2)
+
+    def spoil(number: int) -> bytes:
+        file = models_dir / str(number) / "item_embeddings.safetensors"
+        content = file.read_bytes()
+        with file.open("r+b") as opened:
+            opened.seek(-8, os.SEEK_END)
+            opened.write(bytes(8))
+        return content
+
+    with served(models_dir) as (_, client):
+        wait_until(lambda: set(states(client).values()) == {ModelState.READY})
+        client.set_label("stable", 2)
+        whole = spoil(2)
+        wait_until(lambda: answering(client) == 1 and states(client)[2] is ModelState.FAILED)
+        with pytest.raises(ModelNotFound, match="version 2, which bears the label 'stable', is not loaded"):
+            client.recommend("u0", model_label="stable")
+        assert "files of version 2 were written while it answered" in caplog.text
+        spoil(1)
+        wait_until(lambda: "files of version 1 were written while it answered" in caplog.text)
+        time.sleep(0.2)  # ten looks
+        assert answering(client) == 1
+        (models_dir / "2" / "item_embeddings.safetensors").write_bytes(whole)
+        wait_until(lambda: answering(client) == 2)
 
 
 def test_operators_choose_among_what_is_loaded_when_every_folder_is_gone(models_dir: Path) -> None:

@@ -1,9 +1,12 @@
 """kill -9 of workers, servers and publishers at random moments: nothing is lost, and the next start serves."""
 
+import contextlib
 import os
+import re
 import shutil
 import signal
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from multiprocessing.process import BaseProcess as Process
@@ -76,6 +79,37 @@ def test_workers_that_are_killed_are_replaced_and_end_with_their_supervisor(
             again.process.send_signal(signal.SIGTERM)
             assert again.process.wait(30) == 0
     assert digests(models_dir / "1") == before
+
+
+def test_a_version_that_ends_whoever_reads_it_is_named_and_given_up_and_the_one_before_answers(
+    models_dir: Path, tmp_path: Path
+) -> None:
+    """As where memory runs out: the kernel kills the process, which cannot say why."""
+    shutil.copytree(models_dir / "1", tmp_path / "9")
+    manifest = tmp_path / "9" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "9"'))
+    over = threading.Event()
+
+    def kill_whoever_reads(supervisor: int) -> None:
+        while not over.wait(0.002):
+            for pid in children(supervisor):
+                with contextlib.suppress(OSError):
+                    if f"{models_dir}/9/" in Path(f"/proc/{pid}/maps").read_text():
+                        os.kill(pid, signal.SIGKILL)
+
+    with served(models_dir, tmp_path / "log", "--workers", "2") as server:
+        killer = threading.Thread(target=kill_whoever_reads, args=(server.process.pid,))
+        killer.start()
+        try:
+            (tmp_path / "9").rename(models_dir / "9")
+            refused = r"version 9 in .* is refused: \d workers have died while they read it"
+            wait_until(lambda: bool(re.search(refused, server.log.read_text())), 60, "version 9 is refused")
+            wait_until(lambda: answers(server.address, 12), 60, "workers answer from version 1")
+            assert "version 9 is being read" in server.log.read_text()
+        finally:
+            over.set()
+            killer.join()
+        wait_until(lambda: "version 9 answers now" in server.log.read_text(), 90, "version 9 is tried again")
 
 
 def test_a_server_killed_at_any_moment_serves_at_its_next_start(

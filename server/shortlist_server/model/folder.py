@@ -52,6 +52,9 @@ REQUIRED = (
     USER_EMBEDDINGS, ITEM_EMBEDDINGS, USER_IDS, ITEM_IDS, SEEN, ITEM_ATTRIBUTES, ITEM_INDEX, NEIGHBOUR_INDEX
 )  # fmt: skip
 
+MAPPED = frozenset({*REQUIRED, CLUSTERS, RANKER})
+"""Read from their pages as long as the version answers."""
+
 _BLOCK_BYTES = 1 << 20
 
 _MOST_MANIFEST_BYTES = 4 << 20

@@ -56,6 +56,11 @@ class Handover:
         self._blamed: set[str] = set()
         self._trouble = ""
 
+    @property
+    def folder(self) -> Path | None:
+        """Where it is told; None where there is nobody to tell."""
+        return self._folder
+
     def tell(self, standing: Standing) -> None:
         """Tells the others, if it is news or somebody removed what they were told.
 
@@ -85,7 +90,7 @@ class Handover:
         standings = []
         for path in self._folder.glob("*.json"):
             try:
-                if not _is_alive(int(path.stem)):
+                if not is_alive(int(path.stem)):
                     path.unlink(missing_ok=True)
                 elif int(path.stem) != os.getpid():
                     standings.append(Standing(**json.loads(path.read_text())))
@@ -120,7 +125,8 @@ def latest_default(others: Sequence[Standing]) -> int | None:
     return None if latest is None else latest.default
 
 
-def _is_alive(pid: int) -> bool:
+def is_alive(pid: int) -> bool:
+    """Whether a process runs, or waits to be reaped."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

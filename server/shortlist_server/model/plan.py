@@ -70,7 +70,7 @@ def plan_for(policy: Policy, now: Situation) -> Plan:
     labels = _labels(now)
     if default is None and now.serving.default is not None and now.models:
         return _as_before(now, now.serving.default.version, labels, urgent)
-    borne = {number for number in labels.values() if number in now.models}
+    borne = {number for number in labels.values() if number in now.models and not _is_spoilt(number, now)}
     wanted = borne.union(() if default is None else [default], _beside(policy, now))
     due = [number for number in sorted(wanted, reverse=True) if number != urgent and now.shelf.is_due(number)]
     return Plan(default, labels, frozenset(wanted), due if urgent is None else [urgent, *due])
@@ -117,10 +117,10 @@ def _candidates(now: Situation, before: int | None, labelled: int | None) -> Ite
         first = [labelled, before]
     # Who bears the label goes on though its folder is gone: of the others nobody has said that they may follow.
     there = {*now.numbers, *({labelled} & now.models.keys())}
-    yield from (number for number in first if number in there and number is not None)
-    # What operators unloaded comes last: it answers on, or again, when nothing else can.
+    yield from (n for n in first if n in there and n is not None and not _is_spoilt(n, now))
+    # What operators unloaded comes last: it answers on, or again, when nothing else can. So does what is spoilt.
     unloaded = now.choices.unloaded
-    yield from sorted(now.numbers, key=lambda number: (number in unloaded and 1 + (number != before), -number))
+    yield from sorted(now.numbers, key=lambda n: (_is_spoilt(n, now), n in unloaded and 1 + (n != before), -n))
 
 
 def _beside(policy: Policy, now: Situation) -> Iterator[int]:
@@ -131,11 +131,11 @@ def _beside(policy: Policy, now: Situation) -> Iterator[int]:
             break
         if number in now.choices.unloaded:
             places -= 1
-        elif _is_loadable(number, now.shelf):
+        elif _is_loadable(number, now.shelf) and not _is_spoilt(number, now):
             places -= 1
             yield number
     chosen = now.choices.loaded | frozenset(now.choices.labels.values())
-    yield from (number for number in chosen if number in now.numbers)
+    yield from (number for number in chosen if number in now.numbers and not _is_spoilt(number, now))
 
 
 def _labels(now: Situation) -> dict[str, int]:
@@ -145,6 +145,11 @@ def _labels(now: Situation) -> dict[str, int]:
         if number not in now.models and before.get(label) in now.models and _is_loadable(number, now.shelf):
             labels[label] = before[label]
     return labels
+
+
+def _is_spoilt(number: int, now: Situation) -> bool:
+    """Whether nobody knows what a version would answer from that has been read, until it is read again."""
+    return number in now.shelf.entries and now.shelf.entries[number].spoilt and not now.shelf.is_due(number)
 
 
 def _is_loadable(number: int, shelf: Shelf) -> bool:

@@ -5,8 +5,9 @@ import math
 import threading
 import time
 import weakref
+from collections import Counter
 from collections.abc import Callable, Collection, Container, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -14,13 +15,21 @@ import torch
 from shortlist_server.device.choice import memory_of, return_unused_memory
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, LoadingStopped, UnreadableModel
-from shortlist_server.model.folder import MANIFEST, LoadedModel, load_model, read_manifest
+from shortlist_server.model.folder import MANIFEST, MAPPED, LoadedModel, load_model, read_manifest
 from shortlist_server.model.pages import touch
+from shortlist_server.model.readings import Readings
 from shortlist_server.model.versions import Appearance, appearance, changed, mark
 
 log = logging.getLogger(__name__)
 
 OnEvent = Callable[[str, int, LoadedModel | None], None]
+
+_OTHER_TRIES_SECONDS = 1.0
+"""After so long is looked again whether another worker has survived what others died of."""
+
+_FIRST_PAUSE_SECONDS = 0.25
+_LONGEST_PAUSE_SECONDS = 5.0
+"""Between two tries of a folder that is bad each time, though it changes: somebody is writing it, and not yet done."""
 
 _RETRY_SECONDS = 60.0
 """After so long a folder that is not itself at fault, for want of memory perhaps, is read again."""
@@ -36,6 +45,7 @@ class Entry:
         appearance: what they looked like.
         mark: tells it, as it looked, from all others.
         since: when it could answer, by ``time.monotonic``.
+        spoilt: its files were written since, and are bad now: nobody knows what it answers from.
     """
 
     model: LoadedModel
@@ -43,6 +53,7 @@ class Entry:
     appearance: Appearance
     mark: str
     since: float
+    spoilt: bool = False
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,9 @@ class Refusal:
     again: float = math.inf
 
 
+_DIED_OF_IT = "{} workers have died while they read it, for want of memory perhaps; it is read again, later each time"
+
+
 class Shelf:
     """Reads versions, one at a time, and keeps them; any thread may ask for anything.
 
@@ -73,6 +87,7 @@ class Shelf:
         prepare: gets a version ready to answer; what it raises refuses the version.
         keep_going: is called many times while a version is read, and may raise LoadingStopped.
         on_event: is told "ready" with the version, and "refused".
+        readings: tells who has died of a version.
     """
 
     def __init__(
@@ -82,8 +97,12 @@ class Shelf:
         prepare: Callable[[LoadedModel], None],
         keep_going: Callable[[], None],
         on_event: OnEvent,
+        readings: Readings,
     ) -> None:
         self._models_dir = models_dir
+        self._readings = readings
+        self._failures: Counter[int] = Counter()  # one after another, of the same version
+        self._not_before: dict[int, float] = {}
         self._tables = tables_on(device)
         self._prepare = prepare
         self._keep_going = keep_going
@@ -115,8 +134,15 @@ class Shelf:
         """Whether some thread reads this version now."""
         return self._being_read == number
 
-    def is_due(self, number: int) -> bool:
-        """Whether a version is to be read: it has not been, or has changed since, and was not refused as it is."""
+    def is_due(self, number: int, *, at_once: bool = False) -> bool:
+        """Whether a version is to be read: it has not been, or has changed since, and was not refused as it is.
+
+        Args:
+            number: the version.
+            at_once: though it was tried a moment ago, in vain, and has changed once more.
+        """
+        if not at_once and time.monotonic() < self._not_before.get(number, 0.0):
+            return False
         folder, entry = self._models_dir / str(number), self._entries.get(number)
         try:
             looks = appearance(folder, None if entry is None else entry.names)
@@ -134,15 +160,19 @@ class Shelf:
             return True
         return refusal.changed != changed(folder, refusal.names)
 
-    def read(self, number: int) -> bool:
+    def read(self, number: int, *, at_once: bool = False) -> bool:
         """Reads a version if it is due, after what another thread is reading; says whether there is one to answer.
+
+        Args:
+            number: the version.
+            at_once: as of ``is_due``.
 
         Raises:
             LoadingStopped: the server is stopping.
         """
         with self._reading:
             self._keep_going()
-            if self.is_due(number):
+            if self.is_due(number, at_once=at_once):
                 self._being_read = number
                 try:
                     self._read(number, self._models_dir / str(number))
@@ -160,6 +190,8 @@ class Shelf:
         with self._changing:
             self._refusals = {one: refusal for one, refusal in self._refusals.items() if one in there}
             self._told = {one: text for one, text in self._told.items() if one in there}
+            self._not_before = {one: until for one, until in self._not_before.items() if one in there}
+            self._failures = Counter({one: count for one, count in self._failures.items() if one in there})
 
     def _read(self, number: int, folder: Path) -> None:
         names = _listed(folder)
@@ -168,40 +200,73 @@ class Shelf:
         except OSError as error:
             self._cannot_look(number, error)
             return
-        known_as, again, reason = mark(folder, looks), math.inf, ""
+        known_as = mark(folder, looks)
+        with self._readings.of(known_as):
+            if self._readings.is_tried(known_as):
+                self._not_before[number] = time.monotonic() + _OTHER_TRIES_SECONDS
+                return
+            model, reason, again = self._try(number, folder, known_as)
+        if _looks_otherwise(folder, names, looks):
+            # What was verified need not be what was mapped afterwards, nor what was wrong still be wrong.
+            log.warning(
+                "version %d in %s changed while it was read, which counts for nothing", number, self._models_dir
+            )
+            self._failed(number)
+            return
+        if model is None:
+            self._failed(number)
+            self._refuse(number, Refusal(names, changed(folder, names), known_as, reason, again))
+            self._spoil(number, looks)
+            self._on_event("refused", number, None)
+            return
+        self._readings.succeeded(known_as)
+        self._failures.pop(number, None)
+        self._on_event("ready", number, model)
+        entry = Entry(model, names or frozenset(), looks, known_as, time.monotonic())
+        with self._changing:
+            self._entries = {**self._entries, number: entry}
+        self._refuse(number, None)
+
+    def _try(self, number: int, folder: Path, known_as: str) -> tuple[LoadedModel | None, str, float]:
+        """A version, if it can be loaded; else why not, and when to try again all the same."""
+        again = math.inf
         try:
-            model = self._load(folder)
+            if pause := self._readings.pause(known_as):
+                again = time.monotonic() + pause
+                raise BadModel(_DIED_OF_IT.format(len(self._readings.deaths(known_as))))
+            log.info("version %d is being read", number)
+            return self._load(folder), "", again
         except LoadingStopped:
             log.info("version %d is not read to its end: the server is stopping", number)
             raise
         except BadModel as error:
             if isinstance(error, UnreadableModel):
                 again = time.monotonic() + _RETRY_SECONDS
-            reason, before = str(error), self._refusals.get(number)
-            if (
-                before is None or before.reason != reason
-            ):  # a folder that somebody is writing would say it again and again
+            before = self._refusals.get(number)
+            if before is None or before.reason != str(error):  # whoever writes a folder would hear it again and again
                 log.error("version %d in %s is refused: %s", number, self._models_dir, error)
+            return None, str(error), again
         except Exception:
             # A folder that passes every check and still cannot be loaded, for want of memory perhaps: others may do.
-            again = time.monotonic() + _RETRY_SECONDS
-            reason = "it cannot be loaded; the server's log tells why"  # what nobody foresaw is for the log alone
             log.exception("version %d in %s cannot be loaded", number, self._models_dir)
-        if _looks_otherwise(folder, names, looks):
-            # What was verified need not be what was mapped afterwards, nor what was wrong still be wrong.
-            log.warning(
-                "version %d in %s changed while it was read, which counts for nothing", number, self._models_dir
-            )
-            return
-        if reason:
-            self._refuse(number, Refusal(names, changed(folder, names), known_as, reason, again))
-            self._on_event("refused", number, None)
-            return
-        self._on_event("ready", number, model)
-        entry = Entry(model, names or frozenset(), looks, known_as, time.monotonic())
+            reason = "it cannot be loaded; the server's log tells why"  # what nobody foresaw is for the log alone
+            return None, reason, time.monotonic() + _RETRY_SECONDS
+
+    def _failed(self, number: int) -> None:
+        """Leaves time for others where a folder is bad again and again: somebody may be writing it."""
+        self._failures[number] += 1
+        if doublings := self._failures[number] - 1:
+            pause = min(_FIRST_PAUSE_SECONDS * 2 ** min(doublings - 1, 9), _LONGEST_PAUSE_SECONDS)
+            self._not_before[number] = time.monotonic() + pause
+
+    def _spoil(self, number: int, looks: Appearance) -> None:
+        """Takes note where the files themselves were written that a version is mapped from, and not replaced."""
         with self._changing:
-            self._entries = {**self._entries, number: entry}
-        self._refuse(number, None)
+            entry = self._entries.get(number)
+            if entry is None or entry.spoilt or not _is_written(entry.appearance, looks):
+                return
+            self._entries = {**self._entries, number: replace(entry, spoilt=True)}
+        log.error("files of version %d were written while it answered: what it answers is not to be trusted", number)
 
     def _cannot_look(self, number: int, error: OSError) -> None:
         if self._told.get(number) != str(error):  # at every look it would be the same again
@@ -243,6 +308,12 @@ def _listed(folder: Path) -> frozenset[str] | None:
         return frozenset({MANIFEST, *(entry.name for entry in read_manifest(folder).files)})
     except BadModel:
         return None
+
+
+def _is_written(before: Appearance, now: Appearance) -> bool:
+    """Whether a file that tables are mapped from is the same as before and has another content."""
+    places = {(name, inode): (size, changed) for name, size, inode, changed in before if name in MAPPED}
+    return any(places.get((name, inode), (size, changed)) != (size, changed) for name, size, inode, changed in now)
 
 
 def _looks_otherwise(folder: Path, names: Container[str] | None, looks: Appearance) -> bool:

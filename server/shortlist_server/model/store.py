@@ -17,6 +17,7 @@ from shortlist_server.model.choices import Choices, ChoicesFile
 from shortlist_server.model.folder import LoadedModel, read_manifest
 from shortlist_server.model.handover import Handover, Standing, latest_default
 from shortlist_server.model.plan import Policy, Situation, plan_for
+from shortlist_server.model.readings import Readings
 from shortlist_server.model.serving import Serving
 from shortlist_server.model.shelf import OnEvent, Shelf
 from shortlist_server.model.traffic import Split, label_of
@@ -26,9 +27,6 @@ log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 0.05
 """How often is looked while a version waits for the other workers: so far apart they begin to answer from it."""
-
-_READ_IN_VAIN = 5
-"""So often is read in vain, because it changes meanwhile, what shall answer in place of a version to be unloaded."""
 
 _ONLY_ONE = "is the only one that can answer, but for those that were unloaded"
 
@@ -69,7 +67,7 @@ class ModelStore:
         self._keep_going = keep_going
         self._on_event = on_event
         self._choices = ChoicesFile(models_dir)
-        self._shelf = Shelf(models_dir, device, prepare, keep_going, on_event)
+        self._shelf = Shelf(models_dir, device, prepare, keep_going, on_event, Readings(self._handover.folder))
         self._serving = Serving()
         self._looking = threading.RLock()
         self._asked_for: list[int] = []
@@ -107,10 +105,15 @@ class ModelStore:
         with self._looking:
             numbers, choices = self._numbers(), self._choices.read()
             others = self._handover.others() if self._has_news() else []
-            models = self._in_service(others)
+            models, waiting = self._in_service(others)
             joined = latest_default(others)
             plan = plan_for(self._policy, Situation(numbers, choices, self._shelf, self._serving, models, joined))
             due = next((number for number in plan.due if not self._shelf.is_being_read(number)), None)
+            if plan.due:
+                self._hands_over = bool(waiting)
+            else:  # who waits and is wanted no more waits for nothing
+                self._drop_waiting(waiting - plan.wanted - {*self._asked_for})
+                self._hands_over = bool(waiting & {*plan.wanted, *self._asked_for})
             if plan.default is None:
                 return due
             self._drop(models, {*plan.wanted, *self._asked_for}, choices, settled=not plan.due and not self._hands_over)
@@ -124,9 +127,13 @@ class ModelStore:
         serving = self._serving.models
         return not serving or any(entry.model is not serving.get(n) for n, entry in self._shelf.entries.items())
 
-    def _in_service(self, others: Sequence[Standing]) -> dict[int, LoadedModel]:
-        """The versions that requests may get: those that the other workers have as well, or a first one."""
-        serving, models, waits = self._serving, {}, False
+    def _in_service(self, others: Sequence[Standing]) -> tuple[dict[int, LoadedModel], set[int]]:
+        """The versions that requests may get: those that the other workers have as well, or a first one.
+
+        Returns:
+            These, and those that wait for the others.
+        """
+        serving, models, waiting = self._serving, {}, set()
         for number, entry in self._shelf.entries.items():
             before = serving.models.get(number)
             if (
@@ -136,11 +143,17 @@ class ModelStore:
             ):
                 models[number] = entry.model
             else:
-                waits = True
+                waiting.add(number)
                 if before is not None:
                     models[number] = before
-        self._hands_over = waits
-        return models
+        return models, waiting
+
+    def _drop_waiting(self, numbers: set[int]) -> None:
+        """Lets go of versions that no request has got."""
+        for number in numbers - self._serving.models.keys():
+            log.info("version %d is freed before it has answered: a newer one has come", number)
+            self._shelf.drop(number)
+            self._on_event("unloaded", number, None)
 
     def _drop(self, models: dict[int, LoadedModel], wanted: set[int], choices: Choices, *, settled: bool) -> None:
         """Lets go of what is not wanted: at once of what was taken back, of others once all that is wanted is there."""
@@ -235,14 +248,13 @@ class ModelStore:
             self._choices.change(
                 lambda old: replace(old, loaded=old.loaded - {number}, unloaded=old.unloaded | {number})
             )
-        in_vain = 0  # a folder that somebody is writing is always to be read once more
         while True:
             due = self.look()
             default = self._serving.default
             if default is None or default.version != number:
                 return self._describe(number)
-            if due is not None and in_vain < _READ_IN_VAIN:
-                in_vain += not self._shelf.read(due) and due not in self._shelf.refusals
+            if due is not None:
+                self._shelf.read(due)
             elif self._hands_over or self._shelf.is_reading:
                 self._keep_going()
                 time.sleep(AGAIN_SECONDS)
@@ -289,8 +301,8 @@ class ModelStore:
         """
         with self._asking_for(number):
             self.version(number)
-            if self._shelf.is_due(number):
-                self._shelf.read(number)
+            if self._shelf.is_due(number, at_once=True):
+                self._shelf.read(number, at_once=True)
             if number not in self._shelf.entries:
                 refusal = self._shelf.refusals.get(number)
                 raise ModelRefused(number, refusal.reason if refusal else "its folder changes, or cannot be looked at")
