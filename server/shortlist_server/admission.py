@@ -4,7 +4,7 @@ import math
 import threading
 import time
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from enum import Enum, auto
 
@@ -143,19 +143,26 @@ class Admission:
             self._requests += requests
             self._bytes += size
 
-    def leave(self, requests: int = 1, size: int = 0) -> None:
+    def progress(self, requests: int) -> None:
+        """Takes note that some requests of a call that has a place are answered."""
+        with self._lock:
+            self._requests -= requests
+            self._window_requests += requests
+
+    def leave(self, requests: int = 1, size: int = 0, done: int = 0) -> None:
         """Gives a place back.
 
         Args:
             requests: as ``enter`` was told.
             size: the same.
+            done: of how many of the requests ``progress`` was told.
         """
         with self._lock:
             self._taken -= 1
             self._several -= requests > 1
-            self._requests -= requests
+            self._requests -= requests - done
             self._bytes -= size
-            self._window_requests += requests
+            self._window_requests += requests - done
             # How fast requests come out while there are always some is how fast a queue moves.
             now = time.perf_counter()
             seconds = now - self._window_began
@@ -191,13 +198,24 @@ class Admission:
             self._give_turn_back()
 
     @contextmanager
-    def place(self, seconds_left: float | None, requests: int = 1, size: int = 0) -> Iterator[None]:
-        """Takes a place and holds it; arguments and errors as of ``enter``."""
+    def place(self, seconds_left: float | None, requests: int = 1, size: int = 0) -> Iterator[Callable[[int], None]]:
+        """Takes a place and holds it; arguments and errors as of ``enter``.
+
+        Gives:
+            What is to be told how many of the requests are answered, as long as there are more.
+        """
         self.enter(seconds_left, requests, size)
+        done = 0
+
+        def progress(some: int) -> None:
+            nonlocal done
+            done += some
+            self.progress(some)
+
         try:
-            yield
+            yield progress
         finally:
-            self.leave(requests, size)
+            self.leave(requests, size, done)
 
     @contextmanager
     def turn(self, seconds_left: float | None, requests: int = 1, size: int = 0) -> Iterator[None]:

@@ -46,6 +46,7 @@ from shortlist_server.service.self_test import self_test
 from shortlist_server.service.shadow import Shadow, ShadowedAnswers
 from shortlist_server.service.silence import Silence
 from shortlist_server.service.warming import warm
+from shortlist_server.service.weights import weight
 from shortlist_server.telemetry.observer import Load
 from shortlist_server.telemetry.recorder import Telemetry
 
@@ -337,20 +338,22 @@ class ServerApp:
 def _hot_methods(answers: Answers, guard: Guard) -> dict[str, Method | StreamMethod]:
     service = f"/{RECOMMENDER.full_name}/"
     return {
-        f"{service}Recommend": Method(recommender_pb2.RecommendRequest, answers.recommend),
+        f"{service}Recommend": Method(recommender_pb2.RecommendRequest, answers.recommend, weight=weight),
         f"{service}BatchRecommend": Method(
             recommender_pb2.BatchRecommendRequest,
             answers.recommend,
             entries=batch_entries,
             joined=partial(batch_response, guard=guard),
+            weight=weight,
         ),
         f"{service}StreamRecommend": StreamMethod(
             recommender_pb2.StreamRecommendRequest,
             answers.recommend,
             entry=lambda message: message.request,
             response=lambda message, outcome: stream_response(message.request_id, outcome, guard),
+            weight=weight,
         ),
-        f"{service}SimilarItems": Method(recommender_pb2.SimilarItemsRequest, answers.similar_items),
+        f"{service}SimilarItems": Method(recommender_pb2.SimilarItemsRequest, answers.similar_items, weight=weight),
         f"{service}Score": Method(recommender_pb2.ScoreRequest, answers.score),
     }
 

@@ -193,6 +193,25 @@ def test_batches_are_answered_one_after_another_and_single_requests_beside_them(
     assert len(list(groupby(turns))) == len(set(turns)) == 10  # none begins before the one before it has ended
 
 
+def test_a_batch_of_long_answers_lets_a_single_request_in_after_few_of_them(
+    small_models: Path, lane: str, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    slow = RecommendRequest(user_id="u1", k=1_000, attributes=["title", "genres", "year", "price"])
+    with serving(small_models, lane, working=1, waiting=20) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        searched = counted_searches(monkeypatch)
+        batch = stub.BatchRecommend.future(BatchRecommendRequest(requests=[slow] * 100), timeout=60)
+        assert slow_search.begun.wait(10)
+        single = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=20)
+        before: list[int] = []
+        single.add_done_callback(lambda _: before.append(len(searched)))
+        patiently(lambda: app._admission.taken == 2)
+        slow_search.let_go()
+        assert single.code() is grpc.StatusCode.OK
+        assert len(batch.result().outcomes) == 100
+    assert before[0] <= 30
+
+
 def test_the_plain_lane_answers_batches_one_after_another(
     small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:

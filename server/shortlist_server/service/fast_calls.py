@@ -3,11 +3,13 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
 from shortlist_server.service.answers import Answer, Outcome
+from shortlist_server.service.weights import Weight, first_of, plain
 
 _NO_FLAGS = 0
 _NO_METADATA: tuple[Any, ...] = ()
@@ -45,12 +47,14 @@ class Method:
         answer: from requests to outcomes.
         entries: the requests in a message, at least one; may raise QueryError.
         joined: the message's outcome, made of those of its requests.
+        weight: of a request.
     """
 
     request: Any
     answer: Answer
     entries: Callable[[Any], Sequence[Any]] = _alone
     joined: Callable[[Sequence[Outcome]], Outcome] = _only
+    weight: Weight = plain
 
     @property
     def holds_several(self) -> bool:
@@ -72,6 +76,7 @@ class Call:
         entries: the requests in its message, once it is read.
         size: bytes of its message.
         outcomes: of the first of them.
+        told: of how many Admission has been told that they are answered.
         has_place: among those that wait and work.
         followed: an event tells when its caller goes away.
         gone: its caller has gone away.
@@ -88,6 +93,7 @@ class Call:
     entries: Sequence[Any] = ()
     size: int = 0
     outcomes: list[Outcome] = field(default_factory=list)
+    told: int = 0
     has_place: bool = False
     followed: bool = False
     gone: bool = False
@@ -105,10 +111,11 @@ class Call:
         left = self.deadline - time.time()
         return None if left == float("inf") else left
 
-    def take(self, at_most: int) -> Requests:
-        """Requests to be answered now, and when each came."""
-        done = len(self.outcomes)
-        return [(entry, self.arrived) for entry in self.entries[done : done + at_most]]
+    def take(self, room: int) -> tuple[Requests, int]:
+        """Requests to be answered now and when each came, and their weight."""
+        left = islice(self.entries, len(self.outcomes), None)
+        entries, weight = first_of(left, self.method.weight, room)
+        return [(entry, self.arrived) for entry in entries], weight
 
     def receive(self) -> None:
         """Asks for its message; the call itself is the event's tag."""

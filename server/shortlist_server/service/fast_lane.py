@@ -33,7 +33,7 @@ from shortlist_server.service.intake import Intake
 log = logging.getLogger(__name__)
 
 _BATCH = 64
-"""Requests answered together: fewer only where no more wait."""
+"""Requests answered together, or fewer where no more wait or some take much longer than others."""
 
 _MOST = 256
 """Requests answered together at most. The more, the less each costs; they come of long batches and of streams."""
@@ -264,7 +264,7 @@ class FastLane:
         """Gives a call's place back: once it is answered, whenever its caller takes the answer."""
         if call.has_place:
             call.has_place = False
-            self._admission.leave(len(call.entries), call.size)
+            self._admission.leave(len(call.entries), call.size, call.told)
 
     def _received(self, call: Call, message: bytes | None) -> None:
         self._intake.has_read(call)
@@ -294,14 +294,16 @@ class FastLane:
     def _answer(self, batch: Sequence[tuple[Call | Stream, Requests]]) -> list[tuple[Call | Stream, Sequence[Outcome]]]:
         """Answers requests; gives back the calls that have more to do, with the outcomes."""
         now = time.time()
-        by_answer: dict[Answer, list[tuple[Call | Stream, Requests]]] = {}
+        # Single requests first, and by themselves: they shall not wait for the others.
+        by_answer: dict[tuple[bool, Answer], list[tuple[Call | Stream, Requests]]] = {}
         for call, requests in batch:
             if isinstance(call, Call) and call.deadline <= now:
                 self._drop(call)
             else:
-                by_answer.setdefault(call.method.answer, []).append((call, requests))
+                several = isinstance(call, Stream) or len(call.entries) > 1
+                by_answer.setdefault((several, call.method.answer), []).append((call, requests))
         left: list[tuple[Call | Stream, Sequence[Outcome]]] = []
-        for answer, calls in by_answer.items():
+        for (_, answer), calls in sorted(by_answer.items(), key=lambda group: group[0][0]):
             messages = [message for _, requests in calls for message, _ in requests]
             arrived = [came for _, requests in calls for _, came in requests]
             all_outcomes = iter(answer_each(answer, messages, arrived))
@@ -318,6 +320,8 @@ class FastLane:
         """Sends a call's answer, unless some of its requests are still to be answered."""
         call.outcomes.extend(outcomes)
         if len(call.outcomes) < len(call.entries):
+            self._admission.progress(len(outcomes))
+            call.told += len(outcomes)
             return False
         try:
             outcome = call.method.joined(call.outcomes)

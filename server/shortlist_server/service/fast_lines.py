@@ -52,10 +52,11 @@ class Lines:
         were they all under way together, each that comes would put off those that were let in before it.
 
         Args:
-            room: so many requests at most.
+            room: for so many plain requests; of others that take longer, for fewer.
         """
-        batch = self._first_of(self._singles, room // 2 if self._several else room)
-        batch += self._first_of(self._several, room - sum(len(requests) for _, requests in batch))
+        batch, left = self._first_of(self._singles, room // 2 if self._several else room)
+        if self._several:
+            batch += self._first_of(self._several, left + room - room // 2)[0]
         self._follow()
         return batch
 
@@ -67,17 +68,18 @@ class Lines:
         self._follow()
         return late
 
-    def _first_of(self, line: deque[Any], room: int) -> list[tuple[Call | Stream, Requests]]:
+    def _first_of(self, line: deque[Any], room: int) -> tuple[list[tuple[Call | Stream, Requests]], int]:
+        """The first requests of a line, and the room that they leave; there may be none."""
         batch: list[tuple[Call | Stream, Requests]] = []
-        while line and room:
+        while line and room > 0:
             call = line.popleft()
             if isinstance(call, Call) and call.gone:
                 self._gone(call)
                 continue
-            requests = call.take(room)
-            room -= len(requests)
+            requests, weight = call.take(room)
+            room -= weight
             batch.append((call, requests))
-        return batch
+        return batch, room
 
     def _follow(self) -> None:
         """Asks to be told who gives up, or has, of those that have waited for long; for all, it would cost a tenth."""

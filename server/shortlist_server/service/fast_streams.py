@@ -17,7 +17,8 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and w
 from shortlist_server.admission import Admission
 from shortlist_server.errors import MalformedRequest, QueueFull, RateLimited
 from shortlist_server.service.answers import Answer, Outcome
-from shortlist_server.service.fast_calls import Call, start_batch
+from shortlist_server.service.fast_calls import Call, Requests, start_batch
+from shortlist_server.service.weights import Weight, first_of, plain
 
 _AHEAD = 64
 """Messages of a stream received and not yet worked on. The caller's others are held back by gRPC's flow control."""
@@ -34,12 +35,14 @@ class StreamMethod:
         answer: from requests to outcomes.
         entry: the request in a message.
         response: what is sent for a message, given its request's outcome.
+        weight: of a request.
     """
 
     request: Any
     answer: Answer
     entry: Callable[[Any], Any]
     response: Callable[[Any, Outcome], bytes]
+    weight: Weight = plain
 
 
 class Stream:
@@ -104,11 +107,14 @@ class Stream:
         start = cygrpc.SendInitialMetadataOperation((), _NO_FLAGS)
         self._start(self._on_message, start, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
 
-    def take(self, at_most: int) -> list[tuple[Any, float]]:
-        """Requests to be answered now, and when each came."""
-        taken = [self._received.popleft() for _ in range(min(at_most, len(self._received)))]
-        self._worked_on = [message for message, _ in taken]
-        return [(self.method.entry(message), came) for message, came in taken]
+    def take(self, room: int) -> tuple[Requests, int]:
+        """Requests to be answered now and when each came, and their weight."""
+        method = self.method
+        received, weight = first_of(self._received, lambda one: method.weight(method.entry(one[0])), room)
+        for _ in received:
+            self._received.popleft()
+        self._worked_on = [message for message, _ in received]
+        return [(method.entry(message), came) for message, came in received], weight
 
     def answered(self, outcomes: Sequence[Outcome]) -> None:
         """Sends the answers to what was taken."""

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterator, Sequence
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -15,6 +16,7 @@ from shortlist_server.service.answers import Answer, Answers, Outcome, answer_ea
 from shortlist_server.service.guard import Guard
 from shortlist_server.service.inbox import Inbox
 from shortlist_server.service.outcomes import batch_response, stream_response
+from shortlist_server.service.weights import first_of, weight
 
 STREAM_RECOMMEND = f"/{recommender_pb2.DESCRIPTOR.services_by_name['RecommenderService'].full_name}/StreamRecommend"
 
@@ -60,13 +62,14 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         entries = requests.batch_entries(request)
         arrived = time.perf_counter()
         outcomes: list[Outcome] = []
-        with self._admission.place(context.time_remaining(), len(entries), request.ByteSize()):
-            for begin in range(0, len(entries), TOGETHER):  # turn by turn, so that nobody waits for a long batch
-                some = entries[begin : begin + TOGETHER]
-                line = Line.GOES_ON if begin else Line.BATCHES
-                with self._admission.work(context.time_remaining(), len(some), line=line):
+        with self._admission.place(context.time_remaining(), len(entries), request.ByteSize()) as progress:
+            while len(outcomes) < len(entries):  # turn by turn, so that nobody waits for a long batch
+                some, cost = first_of(islice(entries, len(outcomes), None), weight, TOGETHER)
+                line = Line.GOES_ON if outcomes else Line.BATCHES
+                with self._admission.work(context.time_remaining(), cost, line=line):
                     _require_caller(context)
                     outcomes += answer_each(self._answers.recommend, some, [arrived] * len(some))
+                progress(len(some))
         return batch_response(outcomes, self._guard)
 
     def StreamRecommend(
@@ -91,18 +94,24 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                     entries.append(entry)
                 except QueryError as error:  # the caller asks too often
                     yield stream_response(entry[0].request_id, error, self._guard)
-            if not entries:
-                continue
-            messages, arrived = [entry.request for entry, _ in entries], [when for _, when in entries]
-            outcomes: Sequence[Outcome]
-            try:
-                with self._admission.turn(context.time_remaining(), len(entries)):
-                    _require_caller(context)
-                    outcomes = answer_each(self._answers.recommend, messages, arrived)
-            except QueryError as error:  # too many are waiting
-                outcomes = [error] * len(entries)
-            for (message, _), outcome in zip(entries, outcomes, strict=True):
-                yield stream_response(message.request_id, outcome, self._guard)
+            while entries:
+                some, _ = first_of(entries, lambda one: weight(one[0].request), TOGETHER)
+                del entries[: len(some)]
+                yield from self._answer_some(some, context)
+
+    def _answer_some(
+        self, entries: Sequence[tuple[recommender_pb2.StreamRecommendRequest, float]], context: grpc.ServicerContext
+    ) -> Iterator[bytes]:
+        messages, arrived = [entry.request for entry, _ in entries], [when for _, when in entries]
+        outcomes: Sequence[Outcome]
+        try:
+            with self._admission.turn(context.time_remaining(), len(entries)):
+                _require_caller(context)
+                outcomes = answer_each(self._answers.recommend, messages, arrived)
+        except QueryError as error:  # too many are waiting
+            outcomes = [error] * len(entries)
+        for (message, _), outcome in zip(entries, outcomes, strict=True):
+            yield stream_response(message.request_id, outcome, self._guard)
 
     def GetCluster(
         self, request: recommender_pb2.GetClusterRequest, context: grpc.ServicerContext
