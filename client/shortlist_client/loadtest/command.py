@@ -16,7 +16,7 @@ from shortlist_client.loadtest.report import page_of
 from shortlist_client.loadtest.saturation import FEWEST_CALLS, Saturation, Trial, find_saturation
 from shortlist_client.loadtest.schedule import Segment, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
-from shortlist_client.loadtest.summary import Figures, Question, figures_of, text_of
+from shortlist_client.loadtest.summary import Figures, Question, figures_of, text_of, went_away_text
 from shortlist_client.loadtest.workload import MOST_ASKED_FOR, Kind, Workload, parse_mix
 
 T = TypeVar("T")
@@ -147,6 +147,9 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
         sys.stderr.write(f"shortlist: none of {figures['requests']:,} calls was answered rightly\n")
     if figures["interrupted"]:
         return _STOPPED
+    if saturation is not None and saturation.server_went_away:
+        sys.stderr.write(f"shortlist: {went_away_text(figures['saturation'])}\n")
+        return 1
     found = saturation is None or saturation.rate > 0
     return 0 if written and found and figures["ok"] and all(one["met"] for one in figures["objectives"]) else 1
 

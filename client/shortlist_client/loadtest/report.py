@@ -7,6 +7,7 @@ from importlib.resources import files
 from typing import Any
 
 from shortlist_client.loadtest.drawing import Line, histogram, line_chart, linear_axis, log_axis, time_axis
+from shortlist_client.loadtest.summary import went_away_text
 
 Figures = dict[str, Any]
 
@@ -51,7 +52,10 @@ def _header(figures: Figures) -> str:
     tiles = []
     if figures["saturation"]:
         rate = f"{figures['saturation']['rate']:,.0f}/s"
-        tiles.append(_tile("highest sustained rate", rate, "the figures below are at that rate"))
+        name = (
+            "sustained before it went away" if figures["saturation"]["server_went_away"] else "highest sustained rate"
+        )
+        tiles.append(_tile(name, rate, "the figures below are at that rate"))
     tiles += [
         _tile("answered", f"{figures['rate']:,.0f}/s", due),
         _tile("p50 latency", _ms(latency["p50"]), f"mean {_ms(latency['mean'])}"),
@@ -66,6 +70,9 @@ def _header(figures: Figures) -> str:
     warnings = []
     if figures["interrupted"]:
         warnings.append("It was stopped early.")
+    if figures["saturation"] and figures["saturation"]["server_went_away"]:
+        text = went_away_text(figures["saturation"])
+        warnings.append(f"{text[0].upper()}{text[1:]}.")
     if figures["generator"]["bottleneck"]:
         warnings.append(f"The generator is the bottleneck: {figures['generator']['bottleneck']}.")
     mix = ", ".join(f"{share:.0%} {kind}" for kind, share in figures["mix"].items())
@@ -118,7 +125,7 @@ def _saturation(figures: Figures) -> str:
     ]
     table = _table(["offered/s", "answered/s", "p50 ms", "p99 ms", ""], rows, texts=(4,))
     note = "Rates in the order in which they were tried. "
-    if found["generator_limited"]:
+    if found["generator_limited"] and not found["server_went_away"]:
         note += "Above the highest sustained rate the generator was the bottleneck: the server may sustain more."
     return _section("Saturation", note, f'<div class="charts">{"".join(charts)}</div>', table)
 

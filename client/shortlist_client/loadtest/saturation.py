@@ -57,6 +57,8 @@ class Saturation:
             may sustain more.
         most_p99: the 99th percentile in seconds from which on a rate was not sustained.
         complete: the search was not stopped early.
+        server_went_away: the search ended because the server gave no right answer any more, not even at the highest
+            rate that it had sustained before.
     """
 
     rate: float
@@ -64,6 +66,7 @@ class Saturation:
     generator_limited: bool
     most_p99: float
     complete: bool
+    server_went_away: bool = False
 
 
 def judge(trial: Trial, most_p99: float) -> str:
@@ -84,12 +87,24 @@ def judge(trial: Trial, most_p99: float) -> str:
     return ""
 
 
+def _next_rate(low: float, high: float) -> float:
+    """The rate to try after the highest that was sustained and the lowest that was not; 0 if none is left to try."""
+    if low and high:
+        return (low * high) ** 0.5 if high / low >= _PRECISION else 0.0
+    if high:
+        rate = high / (_FACTOR * _FACTOR)
+        return rate if rate >= 1 else 0.0
+    return low * _FACTOR
+
+
 def find_saturation(
     measure: Callable[[float], Trial | None], first_rate: float, most_p99: float | None = None
 ) -> Saturation:
     """Doubles the rate until it is not sustained, and then halves the gap until it is below 8%.
 
-    A rate that was not sustained is tried once more, since anything else on the machine may have been the cause.
+    A rate that was not sustained is tried once more, since anything else on the machine may have been the cause. Where
+    no right answer came at all, the highest rate that was sustained is tried again: if none comes there either, the
+    server went away, and no rate would show anything any more.
 
     Args:
         measure: loads the server with so many calls/s; None when it is to stop.
@@ -99,33 +114,32 @@ def find_saturation(
     trials: list[Trial] = []
     low, high, rate = 0.0, 0.0, first_rate
     limit, calmest = most_p99 or math.inf, math.inf
-    complete = True
-    while len(trials) < _MOST_TRIALS:
-        why = ""
-        for _ in range(2):
-            trial = measure(rate)
-            if trial is None:
-                complete = False
-                break
-            calmest = min(calmest, trial.p99) if trial.p99 > 0 else calmest  # NaN where nothing was answered
-            limit = most_p99 or max(_EXPLODED * calmest, _CALM_SECONDS)
-            why = judge(trial, limit)
-            trials.append(replace(trial, sustained=not why, why=why))
-            if not why:
-                break
-        if not complete:
+    complete, went_away = True, False
+
+    def tried(rate: float) -> Trial | None:
+        nonlocal limit, calmest
+        trial = measure(rate)
+        if trial is None:
+            return None
+        calmest = min(calmest, trial.p99) if trial.p99 > 0 else calmest  # NaN where nothing was answered
+        limit = most_p99 or max(_EXPLODED * calmest, _CALM_SECONDS)
+        why = judge(trial, limit)
+        trials.append(replace(trial, sustained=not why, why=why))
+        return trials[-1]
+
+    while rate and len(trials) < _MOST_TRIALS:
+        trial = tried(rate)
+        if trial is not None and not trial.sustained:
+            trial = tried(rate)
+        sustained = trial is not None and trial.sustained
+        if trial is not None and low and not trial.achieved:
+            trial = tried(low)
+            went_away = trial is not None and not trial.achieved
+        complete = trial is not None
+        if went_away or not complete:
             break
-        low, high = (low, rate) if why else (rate, high)
-        if low and high:
-            if high / low < _PRECISION:
-                break
-            rate = (low * high) ** 0.5
-        elif high:
-            rate = high / (_FACTOR * _FACTOR)
-            if rate < 1:
-                break
-        else:
-            rate = low * _FACTOR
+        low, high = (rate, high) if sustained else (low, rate)
+        rate = _next_rate(low, high)
     failed = [trial for trial in trials if not trial.sustained]
     limited = bool(failed) and all(trial.generator_limited for trial in failed)
-    return Saturation(low, tuple(trials), limited, limit, complete)
+    return Saturation(low, tuple(trials), limited, limit, complete, went_away)

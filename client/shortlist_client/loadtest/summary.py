@@ -173,9 +173,24 @@ def _saturation(saturation: Saturation | None) -> Figures | None:
     return {
         "rate": saturation.rate,
         "generator_limited": saturation.generator_limited,
+        "server_went_away": saturation.server_went_away,
         "p99_limit_ms": saturation.most_p99 * 1e3 if math.isfinite(saturation.most_p99) else None,
         "trials": trials,
     }
+
+
+def went_away_text(saturation: Figures) -> str:
+    """That the server went away during the search, and what it had sustained until then.
+
+    Args:
+        saturation: of ``figures_of``, of a search that ended so.
+    """
+    trials = saturation["trials"]
+    rates = sorted({trial["asked_rate"] for trial in trials if trial["sustained"]})
+    return (
+        f"the server went away during the search: no right answer came at {trials[-2]['asked_rate']:,.0f}/s, nor any "
+        f"longer at {saturation['rate']:,.0f}/s; it had sustained {', '.join(f'{rate:,.0f}/s' for rate in rates)}"
+    )
 
 
 def text_of(figures: Figures) -> str:
@@ -238,6 +253,8 @@ def _saturation_lines(saturation: Figures) -> list[str]:
     ]
     if not saturation["rate"]:
         return [*lines, "no rate was sustained"]
+    if saturation["server_went_away"]:
+        return [*lines, went_away_text(saturation), f"before that, at {saturation['rate']:,.0f}/s:"]
     lines.append(f"highest sustained rate: {saturation['rate']:,.0f}/s")
     if saturation["generator_limited"]:
         lines.append(

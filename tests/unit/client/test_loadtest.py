@@ -383,6 +383,30 @@ def test_a_server_that_answers_nothing_sustains_nothing() -> None:
     assert found.rate == 0
 
 
+def nothing(rate: float) -> Trial:
+    """At which no right answer came."""
+    return Trial(rate, rate, 0.0, math.nan, math.nan, 1.0, 1_000)
+
+
+def test_a_server_that_goes_away_ends_the_search() -> None:
+    tried: list[float] = []
+
+    def measure(rate: float) -> Trial:
+        tried.append(rate)
+        return trial_of(rate, 1e9) if len(tried) < 3 else nothing(rate)
+
+    found = find_saturation(measure, 200.0)
+    assert tried == [200, 400, 800, 800, 400]
+    assert found.server_went_away
+    assert (found.rate, found.complete) == (400, True)
+
+
+def test_a_server_that_answers_nothing_above_what_it_sustains_has_not_gone_away() -> None:
+    found = find_saturation(lambda rate: trial_of(rate, 1e9) if rate < 1_000 else nothing(rate), 200.0)
+    assert not found.server_went_away
+    assert 900 < found.rate < 1_000
+
+
 @pytest.mark.parametrize("calls", [0, 1, 9])
 def test_a_rate_at_which_next_to_nothing_was_asked_is_not_sustained(calls: int) -> None:
     found = find_saturation(lambda rate: replace(trial_of(rate, 1e9), calls=calls), 200.0)
