@@ -5,6 +5,7 @@ import json
 import multiprocessing
 import re
 import signal
+import socket
 import subprocess
 import threading
 import time
@@ -252,10 +253,13 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_load(
     circle, link = tmp_path / "circle", tmp_path / "link"
     circle.symlink_to(circle)
     link.symlink_to(tmp_path / "target")
+    with socket.socket(socket.AF_UNIX) as bound:
+        bound.bind(str(tmp_path / "socket"))
     for file, why in (
         (tmp_path / "missing" / "x", "No such file or directory"),
         (tmp_path, "Is a directory"),
         (tmp_path / ("x" * 300), "File name too long"),
+        (tmp_path / "socket", "No such device or address"),
         (circle, f"Symlink loop from {str(circle)!r}"),
     ):
         others = ["--json", str(report), "--html", str(link)]
@@ -264,6 +268,16 @@ def test_a_report_that_cannot_be_written_is_refused_before_the_load(
     assert not report.exists()
     assert link.is_symlink()
     assert not (tmp_path / "target").exists()
+
+
+def test_figures_can_be_written_to_a_standard_output_that_is_a_pipe(small_models: Path) -> None:
+    with answering(lambda _: b"") as address:
+        options = ("--server", address, "--models-dir", str(small_models), "--duration", "0.3", "--check", "0")
+        more = ("--warmup", "0", "--concurrency", "2", "--json", "/dev/stdout")
+        command = [*SHORTLIST, "loadtest", *options, *more]
+        ended = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert json.loads(ended.stdout[ended.stdout.index("\n{") :])["ok"] > 0
 
 
 def test_reports_that_would_overwrite_one_another_are_refused_before_the_load(

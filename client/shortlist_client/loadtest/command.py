@@ -175,9 +175,10 @@ def _write(options: argparse.Namespace, figures: Figures) -> bool:
 def _why_not_writable(file: Path) -> str:
     """Tries it, and leaves the place as it was; empty if all is well."""
     try:
-        file = file.resolve()  # of a link to what is not there yet, that
-        if file.exists() and not (file.is_file() or file.is_dir()):
+        # Before links are resolved: that of /dev/stdout, say, leads to a pipe by a name under which nothing lies.
+        if file.exists() and not (file.is_file() or file.is_dir() or file.is_socket()):
             return ""  # a pipe or a device: whoever reads would take this for the end
+        file = file.resolve()  # of a link to what is not there yet, that
         is_new = not file.exists()
         file.open("ab").close()
         if is_new:
