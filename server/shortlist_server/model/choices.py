@@ -98,10 +98,11 @@ class ChoicesFile:
             StoreNotWritable: the folder cannot be written.
         """
         try:
-            with (self._models_dir / _LOCK).open("w") as lock:
+            with _open_lock(self._models_dir / _LOCK) as lock:
                 _lock(lock)
                 changed = change(_parse(read_file(self._path)) if os.path.lexists(self._path) else Choices())
                 aside = self._models_dir / _ASIDE
+                aside.unlink(missing_ok=True)  # what a crash left may be another user's, whom alone it lets write
                 with aside.open("w") as file:
                     json.dump(_as_json(changed), file, indent=2)
                     file.write("\n")
@@ -111,12 +112,24 @@ class ChoicesFile:
                 aside.replace(self._path)
                 _sync(self._models_dir)
         except OSError as error:
-            raise StoreNotWritable(error.strerror or "unknown error") from error
+            reason = error.strerror or "unknown error"
+            name = Path(error.filename).name if error.filename else ""
+            raise StoreNotWritable(f"{name}: {reason}" if name else reason) from error
         except ValueError as error:  # what it should say is lost if it is written anew
             raise StoreNotWritable(f"{FILE} is damaged: {error}") from error
 
 
-def _lock(file: IO[str]) -> None:
+def _open_lock(path: Path) -> IO[bytes]:
+    try:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, _FILE_MODE)  # over NFS only who may write can lock it
+    except PermissionError:
+        if not path.exists():
+            raise
+        descriptor = os.open(path, os.O_RDONLY)  # another user made it; elsewhere this is enough
+    return os.fdopen(descriptor, "rb")
+
+
+def _lock(file: IO[bytes]) -> None:
     """Waits for its turn, though not for ever: whoever waits holds up the versions of this process.
 
     Raises:

@@ -1,0 +1,58 @@
+"""What operators chose about a models folder, written by a user to whom not all files in it belong."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+_BY_ANOTHER_USER = """
+import os
+from pathlib import Path
+
+from shortlist_server.errors import StoreNotWritable
+from shortlist_server.model.choices import Choices, ChoicesFile
+
+if os.geteuid() == 0:  # whom no permission stops
+    os.setgroups([])
+    os.setgid(65534)
+    os.setuid(65534)
+try:
+    ChoicesFile(Path(".")).change(lambda _: Choices(labels={"stable": 1}))
+except StoreNotWritable as error:
+    print(error, end="")
+"""
+
+
+def changed_by_another_user(models_dir: Path) -> str:
+    """What a change by somebody who owns none of the files was refused with; empty if it was made."""
+    # From within the folder: folders above it may not be another user's to enter.
+    command = [sys.executable, "-c", _BY_ANOTHER_USER]
+    return subprocess.run(command, cwd=models_dir, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def read_only(file: Path) -> None:
+    """Makes it, so that nobody but root can write it."""
+    file.write_text("old")
+    file.chmod(0o444)
+
+
+@pytest.mark.parametrize("left", [".store.lock", ".store.json.new"])
+def test_what_another_user_left_does_not_stop_a_change(tmp_path: Path, left: str) -> None:
+    tmp_path.chmod(0o777)
+    read_only(tmp_path / left)
+    assert changed_by_another_user(tmp_path) == ""
+    assert json.loads((tmp_path / "store.json").read_text())["labels"] == {"stable": 1}
+    assert not (tmp_path / ".store.json.new").exists()
+
+
+@pytest.mark.parametrize("existing", ["", ".store.lock"])
+def test_a_folder_that_cannot_be_written_is_told_with_the_file(tmp_path: Path, existing: str) -> None:
+    if existing:
+        read_only(tmp_path / existing)
+    tmp_path.chmod(0o555)
+    file = ".store.json.new" if existing else ".store.lock"
+    refused = changed_by_another_user(tmp_path)
+    tmp_path.chmod(0o755)
+    assert refused == f"the models folder cannot be written by this server: {file}: Permission denied"
