@@ -1,5 +1,6 @@
 """Streams that go wrong, wait, or are left alone; and long batches, which share the lane with everybody else."""
 
+import itertools
 import threading
 import time
 from collections.abc import Iterator
@@ -92,6 +93,28 @@ def test_callers_who_take_no_answers_are_held_back(
             time.sleep(0.5)
         assert 0 < before < 10_000
         assert len(stub.Recommend(REQUEST, timeout=5).items) == 5
+        stream.cancel()
+
+
+def test_callers_who_send_large_messages_and_take_no_answers_are_held_back(small_models: Path, lane: str) -> None:
+    """What a stream sends is echoed, and would be kept twice."""
+    large = "x" * (4 << 20)
+    sent = itertools.count()
+
+    def messages() -> Iterator[recommender_pb2.StreamRecommendRequest]:
+        for _ in range(200):
+            next(sent)
+            yield recommender_pb2.StreamRecommendRequest(request_id=large, request=REQUEST)
+
+    options = [("grpc.max_receive_message_length", -1)]
+    with serving(small_models, lane) as app, grpc.insecure_channel(app.address, options) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        stream = stub.StreamRecommend(messages(), timeout=60)
+        assert next(stream).request_id == large
+        time.sleep(3)
+        assert next(sent) < 20
+        assert len(stub.Recommend(REQUEST, timeout=5).items) == 5
+        assert sum(1 for _ in itertools.islice(stream, 20)) == 20  # whoever takes them gets all
         stream.cancel()
 
 

@@ -25,6 +25,9 @@ _AHEAD = 64
 
 _NO_FLAGS = 0
 
+_BYTES_AHEAD = 1 << 20
+"""The same in bytes, with answers that wait to be sent: beyond this one message more at most."""
+
 
 @dataclass(frozen=True)
 class StreamMethod:
@@ -80,8 +83,10 @@ class Stream:
         self._over = over
         self._refusal = refusal
         self._check = check
-        self._received: deque[tuple[Any, float]] = deque()
-        self._worked_on: list[Any] = []
+        self._received: deque[tuple[Any, float, int]] = deque()
+        self._worked_on: list[tuple[Any, float, int]] = []
+        self._held = 0  # bytes of all messages and answers that are here
+        self._size = 0  # of what was here when a place was taken
         self._answers: deque[bytes] = deque()
         self._events_due = 0
         self._has_place = self._receiving = self._sending = False
@@ -113,17 +118,24 @@ class Stream:
         received, weight = first_of(self._received, lambda one: method.weight(method.entry(one[0])), room)
         for _ in received:
             self._received.popleft()
-        self._worked_on = [message for message, _ in received]
-        return [(method.entry(message), came) for message, came in received], weight
+        self._worked_on = received
+        return [(method.entry(message), came) for message, came, _ in received], weight
 
     def answered(self, outcomes: Sequence[Outcome]) -> None:
         """Sends the answers to what was taken."""
-        if not self._closing:
-            self._answers.extend(map(self.method.response, self._worked_on, outcomes))
+        for (message, _, size), outcome in zip(self._worked_on, outcomes, strict=True):
+            self._held -= size
+            if not self._closing:
+                self._answer(message, outcome)
         self._worked_on = []
         self._has_place = False
-        self._admission.leave()
+        self._admission.leave(size=self._size)
         self._go_on()
+
+    def _answer(self, message: Any, outcome: Outcome) -> None:
+        answer = self.method.response(message, outcome)
+        self._answers.append(answer)
+        self._held += len(answer)
 
     def _start(self, handler: Callable[[Any], None], *operations: Any) -> None:
         start_batch(self._call.core, handler, *operations)
@@ -149,10 +161,11 @@ class Stream:
             if self._check is not None:
                 self._check()
         except RateLimited as error:
-            return self._answers.append(self.method.response(message, error))
+            return self._answer(message, error)
         except Exception as error:  # noqa: BLE001 # refused, or whatever it is
             return self._close(error)
-        return self._received.append((message, time.perf_counter()))
+        self._held += len(content)
+        return self._received.append((message, time.perf_counter(), len(content)))
 
     def _on_sent(self, _event: Any) -> None:
         self._events_due -= 1
@@ -195,20 +208,26 @@ class Stream:
         if self._answers and not self._sending:
             self._sending = True
             self._call.messages = (self._call.messages or 0) + 1
-            self._start(self._on_sent, cygrpc.SendMessageOperation(self._answers.popleft(), _NO_FLAGS))
+            answer = self._answers.popleft()
+            self._held -= len(answer)
+            self._start(self._on_sent, cygrpc.SendMessageOperation(answer, _NO_FLAGS))
         if self._received and not self._answers and not self._has_place:
             self._enter()
-        if not self._receiving and not self._ended and len(self._received) + len(self._answers) < 2 * _AHEAD:
+        few = len(self._received) + len(self._answers) < 2 * _AHEAD and self._held < _BYTES_AHEAD
+        if few and not self._receiving and not self._ended:
             self._receiving = True
             self._start(self._on_message, cygrpc.ReceiveMessageOperation(_NO_FLAGS))
         if self._ended and not (self._received or self._has_place or self._sending):
             self._close(self._failure)
 
     def _enter(self) -> None:
+        self._size = sum(size for _, _, size in self._received)
         try:
-            self._admission.enter()
+            self._admission.enter(size=self._size)
         except QueueFull as error:
-            self._answers.extend(self.method.response(message, error) for message, _ in self._received)
+            for message, _, size in self._received:
+                self._held -= size
+                self._answer(message, error)
             self._received.clear()
             self._go_on()
         else:

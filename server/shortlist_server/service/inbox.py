@@ -3,7 +3,7 @@
 import queue
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
 from shortlist_server.errors import QueryError
@@ -11,6 +11,8 @@ from shortlist_server.errors import QueryError
 T = TypeVar("T")
 
 _LOOK_SECONDS = 0.1
+
+_BYTES_AHEAD = 1 << 20
 
 
 class Inbox(Generic[T]):
@@ -20,11 +22,14 @@ class Inbox(Generic[T]):
         messages: blocks until the next message is there; raises QueryError when that one cannot be read, and anything
             else when the call is over.
         size: so many are read ahead, and given out at once, at most.
+        bytes_of: of a message, of which so many are read ahead that one more at most is beyond ``_BYTES_AHEAD``.
     """
 
-    def __init__(self, messages: Iterator[T], size: int) -> None:
+    def __init__(self, messages: Iterator[T], size: int, bytes_of: Callable[[T], int]) -> None:
         self._messages = messages
         self._size = size
+        self._bytes_of = bytes_of
+        self._bytes_read = self._bytes_given = 0  # each counted by one thread
         self._read: queue.Queue[tuple[T, float] | None] = queue.Queue(size)  # None is the end
         self._closed = threading.Event()
         self._failure: QueryError | None = None
@@ -50,6 +55,7 @@ class Inbox(Generic[T]):
                 entry = self._read.get()
             if batch:
                 yield batch
+                self._bytes_given += sum(self._bytes_of(message) for message, _ in batch)
             if entry is None:
                 if self._failure is not None:
                     raise self._failure
@@ -58,7 +64,10 @@ class Inbox(Generic[T]):
     def _read_ahead(self) -> None:
         try:
             for message in self._messages:
+                self._bytes_read += self._bytes_of(message)
                 self._put((message, time.perf_counter()))
+                while self._bytes_read - self._bytes_given >= _BYTES_AHEAD and not self._closed.wait(_LOOK_SECONDS):
+                    pass
         except QueryError as error:
             self._failure = error
         except Exception:  # noqa: BLE001 # the call is over: there is nobody to tell

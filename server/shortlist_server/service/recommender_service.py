@@ -77,7 +77,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
     ) -> Iterator[Written]:
         """Answers as they are ready, those together that came together."""
         with self._streams.turn(None):
-            inbox = Inbox(request_iterator, TOGETHER)
+            inbox = Inbox(request_iterator, TOGETHER, recommender_pb2.StreamRecommendRequest.ByteSize)
             context.add_callback(inbox.close)
             yield from self._answer_stream(inbox, context)
 
@@ -105,7 +105,8 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         messages, arrived = [entry.request for entry, _ in entries], [when for _, when in entries]
         outcomes: Sequence[Outcome]
         try:
-            with self._admission.turn(context.time_remaining(), len(entries)):
+            size = sum(message.ByteSize() for message, _ in entries)
+            with self._admission.turn(context.time_remaining(), len(entries), size):
                 _require_caller(context)
                 outcomes = answer_each(self._answers.recommend, messages, arrived)
         except QueryError as error:  # too many are waiting
