@@ -44,7 +44,7 @@ from shortlist_server.service.reflection import add_channelz, add_reflection
 from shortlist_server.service.requests import batch_entries
 from shortlist_server.service.self_test import self_test
 from shortlist_server.service.shadow import Shadow, ShadowedAnswers
-from shortlist_server.service.silence import Silence
+from shortlist_server.service.silence import SILENT_PROBE_SECONDS, Silence
 from shortlist_server.service.warming import warm
 from shortlist_server.service.weights import weight
 from shortlist_server.telemetry.observer import Load
@@ -185,7 +185,14 @@ class ServerApp:
             # Of its own, so that a probe waits neither for a batch nor for a thread.
             probes = {f"/{health.SERVICE_NAME}/Check": Method(health_pb2.HealthCheckRequest, self._health.answer)}
             everyone = Guard(Gate(AccessConfig(), admin=False))
-            self._probes = FastLane(self._server, probes, Admission(1, _PROBES), Admission(1, 0), everyone)
+            self._probes = FastLane(
+                self._server,
+                probes,
+                Admission(1, _PROBES),
+                Admission(1, 0),
+                everyone,
+                silent_seconds=SILENT_PROBE_SECONDS,
+            )
             hot = {**hot, **probes}
         pools = {health.SERVICE_NAME: futures.ThreadPoolExecutor(_HEALTH_THREADS, "health")}
         plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot, probes=pools))

@@ -322,8 +322,7 @@ def test_callers_who_send_nothing_do_not_keep_others_from_being_refused(
 
 
 def test_who_sends_nothing_is_hung_up_on(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    for module in ("intake", "silence"):
-        monkeypatch.setattr(f"shortlist_server.service.{module}.SILENT_SECONDS", 0.5)
+    monkeypatch.setattr("shortlist_server.service.silence.SILENT_SECONDS", 0.5)
     with serving(small_models, lane, working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
         host, _, port = app.address.rpartition(":")
         with socket.create_connection((host, int(port)), timeout=10) as silent:
@@ -372,8 +371,9 @@ def test_probes_are_answered_while_callers_begin_probes_and_do_not_say_what_they
             probe = health_pb2_grpc.HealthStub(channel)
             for _ in range(20):
                 assert probe.Check(HealthCheckRequest(), timeout=10).status == HealthCheckResponse.SERVING
-            if lane == "plain":  # where each holds a thread, for a second
-                assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+            began = time.monotonic()  # each holds memory, and on the plain lane a thread, for a second or so
+            assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
+            assert time.monotonic() - began < 15
             said.set()
 
 

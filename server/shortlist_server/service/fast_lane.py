@@ -23,6 +23,7 @@ from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and w
 from shortlist_server.access.gate import Gate
 from shortlist_server.admission import Admission, Line
 from shortlist_server.errors import DeadlinePassed, MalformedRequest, QueueFull
+from shortlist_server.service import silence
 from shortlist_server.service.answers import Answer, Outcome, answer_each
 from shortlist_server.service.fast_calls import Call, Method, Requests
 from shortlist_server.service.fast_lines import Lines
@@ -63,6 +64,7 @@ class FastLane:
         streams: says whether one more stream may be open.
         guard: what happens around calls.
         beat: called by the thread that answers, every time it comes round.
+        silent_seconds: so long a message may take to come whole; None for as long as any may.
 
     Raises:
         AttributeError, TypeError: this grpcio is not as expected.
@@ -76,6 +78,7 @@ class FastLane:
         streams: Admission,
         guard: Guard,
         beat: Callable[[], None] | None = None,
+        silent_seconds: float | None = None,
     ) -> None:
         self._methods = methods
         self._beat = beat
@@ -88,7 +91,7 @@ class FastLane:
         core.register_completion_queue(self._queue)
         for path in methods:
             core.register_method(path)
-        self._intake = Intake(core, self._queue, methods, admission)
+        self._intake = Intake(core, self._queue, methods, admission, silent_seconds or silence.SILENT_SECONDS)
         self._lines = Lines(self._has_gone)
         self._polling = threading.Lock()
         self._busy_since: float | None = None

@@ -11,7 +11,6 @@ from typing import Any
 
 from shortlist_server.admission import Admission
 from shortlist_server.service.fast_calls import Call
-from shortlist_server.service.silence import SILENT_SECONDS
 
 log = logging.getLogger(__name__)
 
@@ -43,9 +42,13 @@ class Intake:
         queue: where calls come to; the tag of a call that comes is its path.
         paths: of the methods, "/package.Service/Method".
         admission: says how many calls there is room for, and how long one takes.
+        silent_seconds: so long a message may take to come whole.
     """
 
-    def __init__(self, core: Any, queue: Any, paths: Iterable[str], admission: Admission) -> None:
+    def __init__(
+        self, core: Any, queue: Any, paths: Iterable[str], admission: Admission, silent_seconds: float
+    ) -> None:
+        self._silent_seconds = silent_seconds
         self._core = core
         self._queue = queue
         self._admission = admission
@@ -98,7 +101,7 @@ class Intake:
 
     def hang_up(self) -> None:
         """Cancels the calls whose callers have sent nothing for too long."""
-        long_since = time.perf_counter() - SILENT_SECONDS
+        long_since = time.perf_counter() - self._silent_seconds
         while self._silent and (call := next(iter(self._silent))).arrived < long_since:
             del self._silent[call]
             call.core.cancel()  # which says, as its message, that there will be none
