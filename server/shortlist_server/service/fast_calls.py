@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import islice
 from typing import Any
 
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
@@ -113,7 +112,7 @@ class Call:
 
     def take(self, room: int) -> tuple[Requests, int]:
         """Requests to be answered now and when each came, and their weight."""
-        left = islice(self.entries, len(self.outcomes), None)
+        left = self.entries[len(self.outcomes) : len(self.outcomes) + room]
         entries, weight = first_of(left, self.method.weight, room)
         return [(entry, self.arrived) for entry in entries], weight
 

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import grpc
@@ -115,10 +116,12 @@ class Stream:
     def take(self, room: int) -> tuple[Requests, int]:
         """Requests to be answered now and when each came, and their weight."""
         method = self.method
-        received, weight = first_of(self._received, lambda one: method.weight(method.entry(one[0])), room)
+        received, weight = first_of(
+            [*islice(self._received, room)], lambda one: method.weight(method.entry(one[0])), room
+        )
         for _ in received:
             self._received.popleft()
-        self._worked_on = received
+        self._worked_on = [*received]
         return [(method.entry(message), came) for message, came, _ in received], weight
 
     def answered(self, outcomes: Sequence[Outcome]) -> None:

@@ -2,7 +2,6 @@
 
 import time
 from collections.abc import Iterator, Sequence
-from itertools import islice
 from typing import Any
 
 import grpc
@@ -64,7 +63,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
         outcomes: list[Outcome] = []
         with self._admission.place(context.time_remaining(), len(entries), request.ByteSize()) as progress:
             while len(outcomes) < len(entries):  # turn by turn, so that nobody waits for a long batch
-                some, cost = first_of(islice(entries, len(outcomes), None), weight, TOGETHER)
+                some, cost = first_of(entries[len(outcomes) : len(outcomes) + TOGETHER], weight, TOGETHER)
                 line = Line.GOES_ON if outcomes else Line.BATCHES
                 with self._admission.work(context.time_remaining(), cost, line=line):
                     _require_caller(context)
