@@ -1,7 +1,9 @@
 """TLS aside, who may call what: tokens, scopes and the admin switch, as raw calls meet them on both lanes."""
 
 import logging
+import os
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -33,7 +35,8 @@ from tests.callers import (
     retry_seconds,
 )
 from tests.reliability.noise import asked, opened
-from tests.running import server_process, serving, shortlist
+from tests.running import SHORTLIST, server_process, serving, shortlist
+from tests.scraping import patiently
 
 
 @pytest.fixture
@@ -224,6 +227,49 @@ def test_tokens_are_read_again_when_they_change_and_a_broken_file_leaves_the_old
             assert code(channel, RECOMMEND, second, ASKED) is CODE.OK
         tokens.path.write_text(good + f"{lines[0]}\n")
         assert becomes(first, CODE.OK)
+
+
+def test_neither_a_pipe_nor_a_huge_file_keeps_tokens_from_being_read_again(
+    small_models: Path, tokens: TokensFile, caplog: pytest.LogCaptureFixture
+) -> None:
+    old = tokens.add("old", "read")
+    with (
+        caplog.at_level(logging.INFO),
+        serving(small_models, access=AccessConfig(tokens=tokens.path)) as app,
+        grpc.insecure_channel(app.address) as channel,
+    ):
+        assert code(channel, RECOMMEND, old, ASKED) is CODE.OK
+        tokens.path.unlink()
+        os.mkfifo(tokens.path)
+        patiently(lambda: f"--tokens {tokens.path} is no file; what was read before" in caplog.text)
+        tokens.path.unlink()
+        with tokens.path.open("wb") as file:
+            file.truncate((16 << 20) + 1)
+        patiently(lambda: f"--tokens {tokens.path} has more than 16,777,216 bytes" in caplog.text)
+        assert code(channel, RECOMMEND, old, ASKED) is CODE.OK
+        tokens.path.unlink()
+        new = tokens.add("new", "read")
+        patiently(lambda: f"read again: {tokens.path}" in caplog.text)
+        assert code(channel, RECOMMEND, new, ASKED) is CODE.OK
+        assert code(channel, RECOMMEND, old, ASKED) is CODE.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("option", ["--tokens", "--tls-cert"])
+def test_serve_ends_with_1_and_one_line_when_a_file_of_access_is_a_pipe(
+    small_models: Path, tmp_path: Path, option: str
+) -> None:
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    options = [option, str(pipe), *(["--tls-key", "none.key"] if option == "--tls-cert" else [])]
+    tried = subprocess.run(
+        [*SHORTLIST, "serve", "--models-dir", str(small_models), "--port", "0", *options],
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+    assert tried.returncode == 1
+    assert tried.stderr == f"shortlist: {option} {pipe} is no file\n"
 
 
 def known(client: Client) -> bool:

@@ -45,7 +45,8 @@ def _read(cert: Path, key: Path, client_ca: Path | None) -> grpc.ServerCertifica
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ValueError(f"--tls-key {key} is not the key of --tls-cert {cert}") from error
         raise ValueError(f"--tls-key {key} holds no private key in PEM that can be used") from error
-    if (cert_pem, key_pem) != (cert.read_bytes(), key.read_bytes()):  # what was checked is not what was read
+    # What was checked must be what was read.
+    if (cert_pem, key_pem) != (read_bytes(cert, "--tls-cert"), read_bytes(key, "--tls-key")):
         raise ValueError(f"--tls-cert {cert} or --tls-key {key} changed while it was read")
     if client_ca is None:
         return grpc.ssl_server_certificate_configuration([(key_pem, cert_pem)])

@@ -1,6 +1,8 @@
 """Files that are read again when they change; broken ones leave what was read before in force."""
 
 import logging
+import os
+import stat
 import threading
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,6 +13,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 _Looks = tuple[int, int, int]
+
+_MAX_BYTES = 16 << 20
 
 
 class Watched(Generic[T]):
@@ -45,12 +49,14 @@ class Watched(Generic[T]):
             self._seen = appearance  # a broken file is looked at again when it changes
             try:
                 self.value = self._read()
-            except (OSError, ValueError) as error:
-                if isinstance(error, OSError):  # it may pass by itself
+            except Exception as error:  # whatever it is, who looks now must look again
+                if not isinstance(error, ValueError):  # it may pass by itself
                     self._seen = None
-                if str(error) != self._told:
-                    self._told = str(error)
-                    log.error("%s; what was read before stays in force", error)
+                why = str(error) or repr(error)
+                if why != self._told:
+                    self._told = why
+                    unforeseen = not isinstance(error, (OSError, ValueError))
+                    log.error("%s; what was read before stays in force", why, exc_info=unforeseen)
                 return False
             self._told = ""
             log.info("read again: %s", ", ".join(map(str, self._paths)))
@@ -77,8 +83,20 @@ def read_bytes(path: Path, option: str) -> bytes:
 
     Raises:
         OSError: it cannot be read; the text names option and file.
+        ValueError: it is no file, or larger than any that is meant; the text names option and file.
     """
     try:
-        return path.read_bytes()
+        with open(path, "rb", opener=_open_at_once) as file:  # a path's own takes no opener
+            if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                raise ValueError(f"{option} {path} is no file")
+            content = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise OSError(f"{option} {path} cannot be read: {error.strerror}") from error
+    if len(content) > _MAX_BYTES:
+        raise ValueError(f"{option} {path} has more than {_MAX_BYTES:,} bytes")
+    return content
+
+
+def _open_at_once(path: str, flags: int) -> int:
+    """Opens a file; a pipe as well, which would otherwise wait for somebody to write."""
+    return os.open(path, flags | os.O_NONBLOCK)
