@@ -127,3 +127,23 @@ def test_so_many_watch_health_and_no_more_and_who_leaves_makes_room(
         kept = watch()  # one that nobody holds would be cancelled
         patiently(lambda: [*app._health._send_response_callbacks] == [""])
         kept.cancel()
+
+
+def test_health_of_a_service_whose_name_is_too_long_is_refused_and_watched_by_nobody(
+    small_models: Path, lane: str
+) -> None:
+    with serving(small_models, lane) as app, grpc.insecure_channel(app.address) as channel:
+        stub = health_pb2_grpc.HealthStub(channel)
+        long, longest = (health_pb2.HealthCheckRequest(service="x" * length) for length in (257, 256))
+        for _ in range(70):  # more than may watch
+            with pytest.raises(grpc.RpcError) as refused:
+                next(stub.Watch(long, timeout=10))
+            assert refused.value.code() is CODE.INVALID_ARGUMENT
+        assert not app._health._watchers
+        watching = stub.Watch(longest, timeout=10)
+        assert next(watching).status == health_pb2.HealthCheckResponse.SERVICE_UNKNOWN
+        watching.cancel()
+        for request, expected in ((long, CODE.INVALID_ARGUMENT), (longest, CODE.NOT_FOUND)):
+            with pytest.raises(grpc.RpcError) as refused:
+                stub.Check(request, timeout=10)
+            assert refused.value.code() is expected

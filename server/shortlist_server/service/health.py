@@ -9,7 +9,7 @@ from typing import Any
 from grpc_health.v1 import health, health_pb2
 
 from shortlist_server.access.gate import address_of
-from shortlist_server.errors import QueueFull, ServiceNotFound
+from shortlist_server.errors import InvalidField, QueueFull, ServiceNotFound
 from shortlist_server.service.status import status_of, to_grpc
 
 _LAST_WORD_SECONDS = 1.0
@@ -19,6 +19,9 @@ _WATCHERS_OF_ADDRESS = 64
 """Anybody may watch, for as long as they like: each takes some 20 KB."""
 
 _RETRY_SECONDS = 5.0
+
+_MAX_NAME = 256
+"""Characters of a service's name, which is kept for as long as somebody watches it."""
 
 
 class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no types
@@ -39,14 +42,22 @@ class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no t
         with self._lock:
             states = [self._server_status.get(request.service) for request in requests]
         return [
-            ServiceNotFound(request.service)
+            _too_long(request) or ServiceNotFound(request.service)
             if state is None
             else health_pb2.HealthCheckResponse(status=state).SerializeToString()
             for request, state in zip(requests, states, strict=True)
         ]
 
+    def Check(self, request: Any, context: Any) -> Any:  # noqa: N802
+        """As the library's; INVALID_ARGUMENT for a name that is too long."""
+        if error := _too_long(request):
+            context.abort_with_status(to_grpc(status_of(error)))
+        return super().Check(request, context)
+
     def Watch(self, request: Any, context: Any, send_response_callback: Any = None) -> Any:  # noqa: N802
-        """As the library's; RESOURCE_EXHAUSTED for one too many."""
+        """As the library's; RESOURCE_EXHAUSTED for one too many, INVALID_ARGUMENT for a name that is too long."""
+        if error := _too_long(request):
+            context.abort_with_status(to_grpc(status_of(error)))
         address = address_of(context.peer())
         with self._lock:
             room = self._watchers.total() < _WATCHERS and self._watchers[address] < _WATCHERS_OF_ADDRESS
@@ -79,3 +90,10 @@ class HealthService(health.HealthServicer):  # type: ignore[misc]  # it has no t
         telling = threading.Thread(target=super().enter_graceful_shutdown, name="health-stops", daemon=True)
         telling.start()
         telling.join(_LAST_WORD_SECONDS)
+
+
+def _too_long(request: Any) -> InvalidField | None:
+    """Why a service of this name is not looked for, if that is so."""
+    if len(request.service) <= _MAX_NAME:
+        return None
+    return InvalidField("service", f"must have at most {_MAX_NAME} characters")
