@@ -137,3 +137,22 @@ def test_a_collector_that_is_not_there_does_not_keep_a_server_from_ending(
         assert process.returncode == 0
         assert time.monotonic() - began < 6
         assert said.count("the last spans could not be sent within 2 s and are lost") == 1
+
+
+def test_what_strangers_write_into_headers_of_traces_makes_few_short_lines(
+    small_models: Path, collector: Collector
+) -> None:
+    for members, calls in ((["FORGED by a stranger"] * 300, 5), (["x" * 5_000 + "@@=1"], 1)):
+        with server_process(small_models) as (process, address):
+            with grpc.insecure_channel(address) as channel:
+                stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+                metadata = (SAMPLED, ("tracestate", ",".join(members)))
+                began = time.monotonic()
+                for _ in range(calls):
+                    stub.Recommend(RecommendRequest(user_id="u0"), timeout=10, metadata=metadata)
+                seconds = time.monotonic() - began
+            process.terminate()
+            _, said = process.communicate(timeout=60)
+        told = [line for line in said.splitlines() if members[0][:20] in line]
+        assert 1 <= len(told) <= 10 * (seconds + 2)
+        assert all(len(line) < 300 and line.isprintable() for line in told)

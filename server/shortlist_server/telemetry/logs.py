@@ -31,6 +31,8 @@ TURNED_AWAY = frozenset(
 _LINES_KEPT = 10_000
 _LAST_LINES_SECONDS = 1.0
 
+_TRACING_CHARACTERS = 200
+
 LINES_A_SECOND = 10
 """Of one kind. A server that fails or is slow for everybody must not drown in saying so."""
 
@@ -44,6 +46,7 @@ def log_to_stderr(form: str = "text") -> None:
     handler = AsideHandler(sys.stderr)
     atexit.register(handler.finish)
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(_TEXT))
+    handler.addFilter(_BoundedTracing())  # a logger's own filters do not see what those below it say
     logging.basicConfig(level=logging.INFO, handlers=[handler])
     logging.getLogger("grpc._cython.cygrpc").addFilter(_is_no_callers_header)
 
@@ -106,6 +109,26 @@ class AsideHandler(logging.handlers.QueueHandler):
 def _is_no_callers_header(record: logging.LogRecord) -> bool:
     """False of what gRPC says, with a traceback each, of headers that are no text: a stranger's, or a token."""
     return not str(record.msg).startswith("Invalid encoding")
+
+
+class _BoundedTracing(logging.Filter):
+    """Bounds what OpenTelemetry says of the headers of calls, whose text is a stranger's: lines, and their length."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._limits: dict[str, _Limit] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """False of a line too many; of others it makes one line that ends nowhere else."""
+        if record.name.partition(".")[0] != "opentelemetry":
+            return True
+        # Each with its own limit, that what strangers cause hides nothing that the exporter says.
+        if not self._limits.setdefault(record.name, _Limit(record.name)).allows():
+            return False
+        text = record.getMessage()
+        text = text if len(text) <= _TRACING_CHARACTERS else f"{text[:_TRACING_CHARACTERS]}…"
+        record.msg, record.args = text if text.isprintable() else repr(text), None
+        return True
 
 
 class JsonFormatter(logging.Formatter):

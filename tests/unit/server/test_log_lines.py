@@ -41,6 +41,33 @@ def test_what_is_logged_while_the_collector_frees_something_holds_nobody_up() ->
     assert run.stdout.count("\n") > 10_000
 
 
+_TRACING_SAYS = """
+import logging
+from shortlist_server.telemetry.logs import finish_log, log_to_stderr
+
+log_to_stderr()
+logging.getLogger("opentelemetry.trace.span").warning("Invalid pair %s", "\\n2026 INFO all is well\\x1b[31m")
+for name in ("opentelemetry.trace.span", "opentelemetry.exporter", "shortlist_server.app"):
+    for number in range(100):
+        logging.getLogger(name).warning("100%% of %s: %d", name, number)
+finish_log()
+"""
+
+
+def test_what_opentelemetry_says_is_escaped_and_bounded_by_logger_and_nothing_else_is() -> None:
+    run = subprocess.run([sys.executable, "-c", _TRACING_SAYS], capture_output=True, text=True, check=True, timeout=60)
+    told = run.stderr.splitlines()
+    assert told[0].endswith(r"WARNING 'Invalid pair \n2026 INFO all is well\x1b[31m'")
+    counts = [
+        sum(f"100% of {name}: " in line for line in told)
+        for name in ("opentelemetry.trace.span", "shortlist_server.app")
+    ]
+    exporter = sum("100% of opentelemetry.exporter: " in line for line in told)
+    assert 9 <= counts[0] <= 30  # the clock may turn meanwhile
+    assert 10 <= exporter <= 30
+    assert counts[1] == 100
+
+
 def test_lines_that_nobody_takes_are_counted_and_hold_nobody_up(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(logs, "_LINES_KEPT", 10)
     monkeypatch.setattr(logs, "_LAST_LINES_SECONDS", 0.1)
