@@ -223,7 +223,8 @@ class RateLimited(QueryError):
     """
 
     def __init__(self, retry_seconds: float, why: str) -> None:
-        super().__init__(f"{why}; try again in {retry_seconds:.2g} s")
+        shown_seconds = f"{max(retry_seconds, 0.01):.2g}" if retry_seconds < 10 else f"{retry_seconds:,.0f}"
+        super().__init__(f"{why}; try again in {shown_seconds} s")
         self.retry_seconds = retry_seconds
 
 

@@ -27,7 +27,7 @@ class Rates:
         self._burst_seconds = burst_seconds
         self._callers = callers
         self._clock = clock
-        self._full_at: OrderedDict[str, float] = OrderedDict()
+        self._full_at: OrderedDict[str, tuple[float, float]] = OrderedDict()  # and at which rate it fills
         self._taking = threading.Lock()
 
     def take(self, caller: str, rate: float, requests: int = 1) -> float:
@@ -47,11 +47,15 @@ class Rates:
         burst = max(self._burst_seconds, 1 / rate)
         with self._taking:
             now = self._clock()
-            missing = max(self._full_at.get(caller, now) - now, 0)  # all of these in seconds of filling
+            full_at, old_rate = self._full_at.get(caller, (now, rate))
+            # All of these in seconds of filling. What was taken before the operator raised the rate fills faster too;
+            # who had emptied a large bucket before it was lowered need not wait for all of that at the new rate.
+            missing = max(full_at - now, 0) * min(old_rate / rate, 1)
             wait = missing + min(requests / rate, burst) - burst
             if wait > _ROUNDING:
+                self._full_at[caller] = now + missing, rate
                 return wait
-            self._full_at[caller] = now + missing + requests / rate
+            self._full_at[caller] = now + missing + requests / rate, rate
             self._full_at.move_to_end(caller)
             if len(self._full_at) > self._callers:
                 self._full_at.popitem(last=False)

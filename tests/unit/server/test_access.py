@@ -16,6 +16,7 @@ from shortlist_server.access.config import AccessConfig, is_loopback
 from shortlist_server.access.rates import BoundedLog, Rates
 from shortlist_server.access.tokens import Scope, append_token, new_token, read_tokens
 from shortlist_server.access.watched import Watched
+from shortlist_server.errors import RateLimited
 
 
 class Clock:
@@ -79,6 +80,26 @@ def test_nobody_gets_more_than_rate_and_bucket_and_waiting_as_told_always_helps(
             assert rates.take("a", rate, requests) == 0
         granted += requests
         assert granted <= clock.now * rate + burst + max(requests - burst, 0) + 1e-6 * granted
+
+
+def test_what_was_taken_at_an_old_rate_is_paid_for_at_a_new_one_if_that_is_higher() -> None:
+    clock = Clock()
+    rates = Rates(clock=clock)
+    assert rates.take("a", 1, 300) == 0
+    assert rates.take("a", 1) == pytest.approx(300)
+    assert rates.take("a", 100, 100) == pytest.approx(3)
+    clock.now = 2.01
+    assert rates.take("a", 100) == 0
+    clock.now = 100
+    assert rates.take("a", 100, 100) == 0
+    assert rates.take("a", 1) == pytest.approx(1)  # and not 100
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"), [(1e-6, "0.01 s"), (0.333, "0.33 s"), (9.96, "10 s"), (300, "300 s"), (86_400, "86,400 s")]
+)
+def test_seconds_to_wait_are_written_plainly(seconds: float, words: str) -> None:
+    assert str(RateLimited(seconds, "too many")) == f"too many; try again in {words}"
 
 
 def test_only_so_many_callers_are_remembered() -> None:
