@@ -98,7 +98,8 @@ def read_tokens(path: Path) -> Tokens:
     """
     tokens: list[Token] = []
     lines: dict[str | bytes, int] = {}
-    for number, line in enumerate(read_bytes(path, "--tokens").decode("utf-8", "replace").splitlines(), start=1):
+    # With the mark that some editors put before the first line.
+    for number, line in enumerate(read_bytes(path, "--tokens").decode("utf-8-sig", "replace").splitlines(), start=1):
         fields = line.partition("#")[0].split()
         if not fields:
             continue

@@ -186,6 +186,13 @@ def test_a_token_is_found_by_itself_alone_with_what_its_line_says(tmp_path: Path
     assert new_token("first", ["read"])[0] != first
 
 
+def test_a_tokens_file_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
+    secret, token = new_token("shop", ["read"])
+    path = tmp_path / "tokens"
+    path.write_text(f"{token.line()}\n", encoding="utf-8-sig")
+    assert read_tokens(path).find(secret) == token
+
+
 def test_a_file_that_cannot_be_written_whole_stays_as_it_was(tmp_path: Path) -> None:
     path = tmp_path / "tokens"
     path.write_text("broken\n")
