@@ -350,7 +350,7 @@ def _hot_methods(answers: Answers, guard: Guard) -> dict[str, Method | StreamMet
             recommender_pb2.BatchRecommendRequest,
             answers.recommend,
             entries=batch_entries,
-            joined=partial(batch_response, guard=guard),
+            joined=lambda outcomes, metadata: batch_response(outcomes, guard, metadata),
             weight=weight,
         ),
         f"{service}StreamRecommend": StreamMethod(

@@ -12,7 +12,7 @@ import grpc
 import pytest
 
 from shortlist.v1 import recommender_pb2_grpc
-from shortlist.v1.recommender_pb2 import RecommendRequest
+from shortlist.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
 from shortlist_client import Client, InternalError, UserNotFound
 from shortlist_server.retrieval.queries import RecommendQuery
 from shortlist_server.retrieval.rankings import Rankings
@@ -126,6 +126,41 @@ def test_callers_mistakes_and_quick_calls_are_logged_only_by_the_access_log(
         told = [(line["method"], line["status"]) for line in lines(caplog)]
         every = [("Recommend", "OK"), ("Recommend", "NOT_FOUND"), ("ListModels", "OK")]
         assert sorted(told) == (sorted(every) if access_log else [])
+
+
+def test_a_batch_is_one_line_of_the_access_log_and_only_unforeseen_errors_in_it_have_more(
+    small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    asked = BatchRecommendRequest(requests=[RecommendRequest(user_id="nobody")] * 100)
+    config = TelemetryConfig(access_log=True, slow_ms=0, metrics_port=0)
+    with (
+        caplog.at_level(logging.INFO),
+        serving(small_models, lane, telemetry=config) as app,
+        grpc.insecure_channel(app.address) as channel,
+    ):
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        stub.BatchRecommend(asked, timeout=10, metadata=(("x-request-id", "page-17"),))
+        patiently(lambda: len(lines(caplog)) >= 1)
+        monkeypatch.setattr(Recommender, "recommend", lambda *_: 1 / 0)
+        asked.requests[0].user_id = "u0"
+        answer = stub.BatchRecommend(asked, timeout=10, metadata=(("x-request-id", "page-18"),))
+        patiently(
+            lambda: any((line.get("request_id"), line.get("status")) == ("page-18", "OK") for line in lines(caplog))
+        )
+        assert app.metrics_url is not None
+        scrape = Scrape(app.metrics_url)
+    whole, *others = (line for line in lines(caplog) if "status" in line)  # and not how many were left out
+    assert (whole["request_id"], whole["status"]) == ("page-17", "OK")
+    unforeseen = [line for line in others if line["status"] == "INTERNAL"]
+    assert 1 <= len(unforeseen) == len(others) - 1 <= 30  # ten a second
+    assert {line["request_id"] for line in unforeseen} == {"page-18"}
+    assert "under request id page-18" in answer.outcomes[0].error.message
+    failed = [
+        scrape.value("shortlist_entry_errors_total", method="BatchRecommend", code=code)
+        for code in ("NOT_FOUND", "INTERNAL")
+    ]
+    assert sum(failed) == 200
+    assert failed[1] >= 1
 
 
 def test_a_call_that_is_let_expire_is_counted_without_a_line(caplog: pytest.LogCaptureFixture) -> None:

@@ -33,7 +33,7 @@ def _alone(message: Any) -> Sequence[Any]:
     return [message]
 
 
-def _only(outcomes: Sequence[Outcome]) -> Outcome:
+def _only(outcomes: Sequence[Outcome], _metadata: Callable[[], Any]) -> Outcome:
     return outcomes[0]
 
 
@@ -45,14 +45,14 @@ class Method:
         request: its message class.
         answer: from requests to outcomes.
         entries: the requests in a message, at least one; may raise QueryError.
-        joined: the message's outcome, made of those of its requests.
+        joined: the message's outcome, made of those of its requests; the call's metadata can be asked for.
         weight: of a request.
     """
 
     request: Any
     answer: Answer
     entries: Callable[[Any], Sequence[Any]] = _alone
-    joined: Callable[[Sequence[Outcome]], Outcome] = _only
+    joined: Callable[[Sequence[Outcome], Callable[[], Any]], Outcome] = _only
     weight: Weight = plain
 
     @property

@@ -327,7 +327,7 @@ class FastLane:
             call.told += len(outcomes)
             return False
         try:
-            outcome = call.method.joined(call.outcomes)
+            outcome = call.method.joined(call.outcomes, call.invocation_metadata)
             if isinstance(outcome, Exception):
                 self._fail(call, outcome)
             else:

@@ -93,9 +93,9 @@ class Guard:
         """Tells telemetry of a call that nobody waits for any more."""
         self.observer.call_failed(method, call, grpc.StatusCode.CANCELLED.name, request_id_of(call.metadata), _LEFT)
 
-    def entry_failure(self, error: Exception, method: str) -> Any:
-        """The google.rpc.Status of one request of many in a call; telemetry is told."""
-        request_id = request_id_of()
+    def entry_failure(self, error: Exception, method: str, metadata: Callable[[], Any] = tuple) -> Any:
+        """The google.rpc.Status of one request of many in a call with this metadata; telemetry is told."""
+        request_id = request_id_of(metadata())
         status = _status(error, request_id)
         self.observer.entry_failed(method, CODE_NAMES[status.code], request_id, error)
         return status

@@ -69,7 +69,7 @@ class RecommenderService(recommender_pb2_grpc.RecommenderServiceServicer):
                     _require_caller(context)
                     outcomes += answer_each(self._answers.recommend, some, [arrived] * len(some))
                 progress(len(some))
-        return batch_response(outcomes, self._guard)
+        return batch_response(outcomes, self._guard, context.invocation_metadata)
 
     def StreamRecommend(
         self, request_iterator: Iterator[recommender_pb2.StreamRecommendRequest], context: grpc.ServicerContext

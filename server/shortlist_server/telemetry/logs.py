@@ -211,6 +211,11 @@ class RequestLog:
         elif self._every_call:
             self._say(logging.INFO, call)
 
+    def entry_failed(self, entry: EndedCall) -> None:
+        """Says why a request of many failed, where that is this side's fault: its call has a line of its own."""
+        if entry.code == "INTERNAL" and self._limits["internal errors"].allows():
+            self._say(logging.ERROR, entry)
+
     def flush(self) -> None:
         """Says how many lines were left out; to be called every second."""
         for limit in self._limits.values():

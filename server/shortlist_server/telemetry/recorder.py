@@ -132,7 +132,7 @@ class Telemetry(Observer):
         self._metrics.entry_errors[method, code].inc()
         self._count_refusal(code, error)
         now = time.perf_counter()
-        self._log.ended(EndedCall(method, code, request_id, now, None, now, (), error))
+        self._log.entry_failed(EndedCall(method, code, request_id, now, None, now, (), error))
 
     def batch_began(self, query: str, arrived: Sequence[float]) -> float:
         """Takes down how long queries have queued; those of a call's later turns have waited for its earlier ones."""
