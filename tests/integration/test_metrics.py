@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from shortlist_client import Client, DeadlineExceeded, ShortlistError, UserNotFo
 from shortlist_server.access.config import AccessConfig
 from shortlist_server.app import ServerApp
 from shortlist_server.config import ServerConfig
+from shortlist_server.telemetry import endpoint
 from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.endpoint import workers_endpoint
 from shortlist_server.telemetry.observer import Load
@@ -294,6 +296,27 @@ def test_connections_to_the_metrics_port_that_are_reset_print_nothing(
                 connection.sendall(asked)
         assert Scrape(url).series("shortlist_ready") == 1  # it answers whoever waits for it
         patiently(lambda: not any("process_request_thread" in thread.name for thread in threading.enumerate()))
+    assert capfd.readouterr().err == ""
+
+
+def test_a_scrape_that_cannot_be_answered_prints_nothing_and_one_that_never_asks_ends(
+    small_models: Path, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert endpoint._Scrape.timeout == 10
+    monkeypatch.setattr(endpoint._Scrape, "timeout", 0.5)
+    with serving(small_models, telemetry=SCRAPED) as app:
+        url = url_of(app)
+        odd = urllib.request.Request(url, headers={"Accept": "application/openmetrics-text; version=abc"})
+        with pytest.raises(urllib.error.HTTPError) as failed:
+            urllib.request.urlopen(odd, timeout=5)
+        assert failed.value.code == 500
+        failed.value.close()
+        address = "127.0.0.1", int(url.split(":")[2].removesuffix("/metrics"))
+        for asked in (b"", b"GET /met"):
+            with socket.create_connection(address, timeout=5) as connection:
+                connection.sendall(asked)
+                assert connection.recv(100) == b""
+        assert Scrape(url).series("shortlist_ready") == 1
     assert capfd.readouterr().err == ""
 
 

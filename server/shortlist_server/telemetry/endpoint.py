@@ -4,6 +4,7 @@ Several workers share a port, and a scrape of one of them would tell of that one
 files of a folder (prometheus_client's multiprocess mode), and the process that started them answers for all.
 """
 
+import io
 import logging
 import os
 import shutil
@@ -11,6 +12,8 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, start_http_server
 from prometheus_client.metrics_core import Metric
@@ -55,6 +58,7 @@ class Endpoint:
                 f"cannot listen on {host}:{port} for metrics: {error.strerror}; "
                 "choose another with --metrics-host and --metrics-port"
             ) from error
+        self._server.RequestHandlerClass = _Scrape
         self._server.handle_error = _scrape_failed  # type: ignore[assignment, method-assign]  # not print it
         shown_host = f"[{host}]" if ":" in host else host
         self.url = f"http://{shown_host}:{self._server.server_port}/metrics"
@@ -65,6 +69,24 @@ class Endpoint:
         self._server.shutdown()
         self._server.server_close()
         self._thread.join()
+
+
+class _Scrape(WSGIRequestHandler):
+    """A connection to the metrics' port, which holds a thread: one that says nothing for long is closed."""
+
+    timeout = 10.0
+
+    def log_message(self, *_: Any) -> None:
+        """Says nothing of requests."""
+
+    def get_stderr(self) -> io.StringIO:
+        """Takes the traceback of a request that failed, which is answered with 500: strangers may ask anything."""
+        return _Traceback()
+
+
+class _Traceback(io.StringIO):
+    def flush(self) -> None:
+        log.debug("a scrape failed:\n%s", self.getvalue())
 
 
 def _scrape_failed(_request: object, client_address: object) -> None:
