@@ -56,7 +56,7 @@ class Lines:
         """
         batch, left = self._first_of(self._singles, room // 2 if self._several else room)
         if self._several:
-            batch += self._first_of(self._several, left + room - room // 2)[0]
+            batch += self._first_of(self._several, max(left, 0) + room - room // 2)[0]
         self._follow()
         return batch
 
