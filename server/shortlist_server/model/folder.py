@@ -108,6 +108,18 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
     return manifest
 
 
+def listed_files(folder: Path) -> list[str]:
+    """The names of files that a manifest lists, whatever else it says: more quickly than it is read as a whole.
+
+    Raises:
+        BadModel: it lists none.
+    """
+    try:
+        return [str(entry["name"]) for entry in json.loads(read_file(folder / MANIFEST, _MOST_MANIFEST_BYTES))["files"]]
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise BadModel(f"{MANIFEST} lists no files: {error}") from error
+
+
 def _manifest_checksum(text: bytes) -> str:
     """The checksum that docs/model-format.md describes."""
     rest = {name: value for name, value in json.loads(text).items() if name not in ("version", "manifest_sha256")}

@@ -2,11 +2,13 @@
 
 import logging
 import math
+import sys
 import threading
 import time
 import weakref
 from collections import Counter
-from collections.abc import Callable, Collection, Container, Mapping
+from collections.abc import Callable, Collection, Container, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -15,7 +17,7 @@ import torch
 from shortlist_server.device.choice import memory_of, return_unused_memory
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, LoadingStopped, UnreadableModel
-from shortlist_server.model.folder import MANIFEST, MAPPED, LoadedModel, load_model, read_manifest
+from shortlist_server.model.folder import MANIFEST, MAPPED, LoadedModel, listed_files, load_model
 from shortlist_server.model.pages import touch
 from shortlist_server.model.readings import Readings
 from shortlist_server.model.versions import Appearance, appearance, changed, mark
@@ -23,6 +25,9 @@ from shortlist_server.model.versions import Appearance, appearance, changed, mar
 log = logging.getLogger(__name__)
 
 OnEvent = Callable[[str, int, LoadedModel | None], None]
+
+_SWITCH_SECONDS = 0.0001
+"""So long whoever reads keeps Python to itself while others want it, and a call takes it up several times."""
 
 _OTHER_TRIES_SECONDS = 1.0
 """After so long is looked again whether another worker has survived what others died of."""
@@ -235,7 +240,8 @@ class Shelf:
                 again = time.monotonic() + pause
                 raise BadModel(_DIED_OF_IT.format(len(self._readings.deaths(known_as))))
             log.info("version %d is being read", number)
-            return self._load(folder), "", again
+            with _giving_way():
+                return self._load(folder), "", again
         except LoadingStopped:
             log.info("version %d is not read to its end: the server is stopping", number)
             raise
@@ -302,10 +308,21 @@ class Shelf:
         return model
 
 
+@contextmanager
+def _giving_way() -> Iterator[None]:
+    """Has the threads of this process, those that answer calls among them, wait less long for this one meanwhile."""
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(min(usual, _SWITCH_SECONDS))
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(usual)
+
+
 def _listed(folder: Path) -> frozenset[str] | None:
     """The files of a version, so that others in its folder may change; None where nobody can say which they are."""
     try:
-        return frozenset({MANIFEST, *(entry.name for entry in read_manifest(folder).files)})
+        return frozenset({MANIFEST, *listed_files(folder)})
     except BadModel:
         return None
 
