@@ -102,7 +102,7 @@ def test_a_version_that_ends_whoever_reads_it_is_named_and_given_up_and_the_one_
         killer.start()
         try:
             (tmp_path / "9").rename(models_dir / "9")
-            refused = r"version 9 in .* is refused: \d workers have died while they read it"
+            refused = r"version 9 in .* is refused: workers that have died while they read it: \d"
             wait_until(lambda: bool(re.search(refused, server.log.read_text())), 60, "version 9 is refused")
             wait_until(lambda: answers(server.address, 12), 60, "workers answer from version 1")
             assert "version 9 is being read" in server.log.read_text()

@@ -80,7 +80,9 @@ class Refusal:
     again: float = math.inf
 
 
-_DIED_OF_IT = "{} workers have died while they read it, for want of memory perhaps; it is read again, later each time"
+_DIED_OF_IT = (
+    "workers that have died while they read it: {}, for want of memory perhaps; it is read again, later each time"
+)
 
 
 class Shelf:
