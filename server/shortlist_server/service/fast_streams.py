@@ -19,15 +19,13 @@ from shortlist_server.admission import Admission
 from shortlist_server.errors import MalformedRequest, QueueFull, RateLimited
 from shortlist_server.service.answers import Answer, Outcome
 from shortlist_server.service.fast_calls import Call, Requests, start_batch
+from shortlist_server.service.inbox import BYTES_AHEAD
 from shortlist_server.service.weights import Weight, first_of, plain
 
 _AHEAD = 64
 """Messages of a stream received and not yet worked on. The caller's others are held back by gRPC's flow control."""
 
 _NO_FLAGS = 0
-
-_BYTES_AHEAD = 1 << 20
-"""The same in bytes, with answers that wait to be sent: beyond this one message more at most."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ class Stream:
         self._refusal = refusal
         self._check = check
         self._received: deque[tuple[Any, float, int]] = deque()
-        self._worked_on: list[tuple[Any, float, int]] = []
+        self._worked_on: Sequence[tuple[Any, float, int]] = ()
         self._held = 0  # bytes of all messages and answers that are here
         self._size = 0  # of what was here when a place was taken
         self._answers: deque[bytes] = deque()
@@ -121,7 +119,7 @@ class Stream:
         )
         for _ in received:
             self._received.popleft()
-        self._worked_on = [*received]
+        self._worked_on = received
         return [(method.entry(message), came) for message, came, _ in received], weight
 
     def answered(self, outcomes: Sequence[Outcome]) -> None:
@@ -130,7 +128,7 @@ class Stream:
             self._held -= size
             if not self._closing:
                 self._answer(message, outcome)
-        self._worked_on = []
+        self._worked_on = ()
         self._has_place = False
         self._admission.leave(size=self._size)
         self._go_on()
@@ -216,7 +214,7 @@ class Stream:
             self._start(self._on_sent, cygrpc.SendMessageOperation(answer, _NO_FLAGS))
         if self._received and not self._answers and not self._has_place:
             self._enter()
-        few = len(self._received) + len(self._answers) < 2 * _AHEAD and self._held < _BYTES_AHEAD
+        few = len(self._received) + len(self._answers) < 2 * _AHEAD and self._held < BYTES_AHEAD
         if few and not self._receiving and not self._ended:
             self._receiving = True
             self._start(self._on_message, cygrpc.ReceiveMessageOperation(_NO_FLAGS))

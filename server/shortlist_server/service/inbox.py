@@ -12,7 +12,8 @@ T = TypeVar("T")
 
 _LOOK_SECONDS = 0.1
 
-_BYTES_AHEAD = 1 << 20
+BYTES_AHEAD = 1 << 20
+"""Of a stream, read ahead by either lane: beyond this one message more at most."""
 
 
 class Inbox(Generic[T]):
@@ -22,7 +23,7 @@ class Inbox(Generic[T]):
         messages: blocks until the next message is there; raises QueryError when that one cannot be read, and anything
             else when the call is over.
         size: so many are read ahead, and given out at once, at most.
-        bytes_of: of a message, of which so many are read ahead that one more at most is beyond ``_BYTES_AHEAD``.
+        bytes_of: of a message, of which so many are read ahead that one more at most is beyond ``BYTES_AHEAD``.
     """
 
     def __init__(self, messages: Iterator[T], size: int, bytes_of: Callable[[T], int]) -> None:
@@ -66,7 +67,7 @@ class Inbox(Generic[T]):
             for message in self._messages:
                 self._bytes_read += self._bytes_of(message)
                 self._put((message, time.perf_counter()))
-                while self._bytes_read - self._bytes_given >= _BYTES_AHEAD and not self._closed.wait(_LOOK_SECONDS):
+                while self._bytes_read - self._bytes_given >= BYTES_AHEAD and not self._closed.wait(_LOOK_SECONDS):
                     pass
         except QueryError as error:
             self._failure = error

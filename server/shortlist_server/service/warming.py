@@ -45,8 +45,9 @@ _NOBODY = "shortlist:nobody"
 
 _BREATH_SECONDS = 0.002
 """After each batch, for the calls that another version answers meanwhile. With .5 ms, four times the single requests
-and longer turns of Python (model/shelf.py), the 99th percentile of calls while small versions were swapped, loaded as in
-tests/reliability/test_swaps.py, was 1.4 to 1.7 times that of quiet times in three rounds, and 1.2 to 1.4 in six since."""
+and longer turns of Python (model/shelf.py), the 99th percentile of calls while small versions were swapped, with the
+load of tests/reliability/test_swaps.py, was 1.4 to 1.7 times that of quiet times in three rounds, and is 1.2 to 1.4
+times in six."""
 
 
 class _Only:

@@ -106,4 +106,5 @@ def test_a_reader_that_is_gone_stops_nothing() -> None:
         for _ in range(3):
             logger.warning("a line")
         handler.finish()
+        assert handler._lines.empty()  # whoever writes goes on
         stream.close = lambda: None  # type: ignore[method-assign] # what is left in it goes nowhere
