@@ -19,13 +19,13 @@ from shortlist_server.model.folder import (
     CLUSTERS,
     ITEM_ATTRIBUTES,
     ITEM_EMBEDDINGS,
-    MANIFEST,
     REQUIRED,
     USER_EMBEDDINGS,
     LoadedModel,
     load_model,
 )
 from shortlist_server.model.handover import Handover
+from shortlist_server.model.manifest import MANIFEST
 from shortlist_server.model.plan import Policy
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.versions import State

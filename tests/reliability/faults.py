@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shortlist_server.model.folder import MANIFEST
+from shortlist_server.model.manifest import MANIFEST
 
 Fault = Callable[[bytes, np.random.Generator], bytes | None]
 """From a file's content to what becomes of it; None for no file."""

@@ -16,7 +16,8 @@ from pathlib import Path
 import numpy as np
 
 from shortlist_server.errors import BadModel, QueryError
-from shortlist_server.model.folder import MANIFEST, LoadedModel, load_model
+from shortlist_server.model.folder import LoadedModel, load_model
+from shortlist_server.model.manifest import MANIFEST
 from shortlist_server.retrieval.queries import (
     ClusterKind,
     ClusterQuery,

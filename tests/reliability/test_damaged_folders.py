@@ -14,7 +14,8 @@ import pytest
 
 from shortlist_client import Client, ModelState
 from shortlist_server.errors import BadModel
-from shortlist_server.model.folder import MANIFEST, load_model
+from shortlist_server.model.folder import load_model
+from shortlist_server.model.manifest import MANIFEST
 from shortlist_trainer.export.publish import versions
 from tests.reliability.conftest import Size
 from tests.reliability.faults import FAULTS, damage

@@ -1,7 +1,6 @@
 """Reading one model folder, and refusing it when it is not what its manifest says."""
 
 import hashlib
-import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,13 +11,13 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 import torch
-from google.protobuf import json_format
 
 from shortlist.v1 import manifest_pb2
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, unreadable
+from shortlist_server.model.manifest import MANIFEST, read_manifest
 from shortlist_server.model.tensors import map_tensors
-from shortlist_server.model.versions import read_file, require_file
+from shortlist_server.model.versions import require_file
 from shortlist_server.retrieval.clusters import NO_CLUSTER, Clusters, item_clusters
 from shortlist_server.retrieval.faiss_index import USUAL_K, read_faiss_index
 from shortlist_server.retrieval.fold_in import CosineMean, FoldIn, ImplicitLeastSquares, NormalPrior, UserLength
@@ -31,10 +30,6 @@ from shortlist_server.retrieval.recommend import Recommender
 from shortlist_server.retrieval.seen_items import SeenItems
 from shortlist_server.retrieval.user_embeddings import UserEmbeddings
 
-FORMAT_VERSION = 1
-"""The newest format this server reads."""
-
-MANIFEST = "manifest.json"
 USER_EMBEDDINGS = "user_embeddings.safetensors"
 ITEM_EMBEDDINGS = "item_embeddings.safetensors"
 USER_IDS = "user_ids.safetensors"
@@ -57,9 +52,6 @@ MAPPED = frozenset({*REQUIRED, CLUSTERS, RANKER})
 
 _BLOCK_BYTES = 1 << 20
 
-_MOST_MANIFEST_BYTES = 4 << 20
-"""It is parsed as a whole, whenever versions are listed. Those that are published have some 20 KB."""
-
 _LARGEST = 1e15
 """The size of a number in a table: float32 holds the inner product of two rows of such, whatever their length."""
 
@@ -80,62 +72,6 @@ class LoadedModel:
     version: int
     manifest: manifest_pb2.ModelManifest
     recommender: Recommender
-
-
-def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
-    """The manifest of a folder, of a format this server reads.
-
-    Raises:
-        BadModel: it is missing, unreadable, of another version than the folder's name or of a newer format.
-    """
-    try:
-        text = read_file(folder / MANIFEST, _MOST_MANIFEST_BYTES)
-        manifest = json_format.Parse(text, manifest_pb2.ModelManifest())
-    except OSError as error:
-        raise unreadable(MANIFEST, error) from error
-    except (json_format.ParseError, ValueError, RecursionError) as error:
-        newer = _newer_format(text)
-        raise BadModel(newer or f"{MANIFEST} cannot be read: {error}") from error
-    if manifest.format_version != FORMAT_VERSION:
-        raise BadModel(
-            f"{MANIFEST}: format {manifest.format_version}, but this server reads format {FORMAT_VERSION} only"
-        )
-    if str(manifest.version) != folder.name:
-        raise BadModel(f"{MANIFEST}: version {manifest.version}, but the folder is {folder.name}")
-    # The name of the folder vouches for the version, so that a folder may be copied to another number.
-    if manifest.manifest_sha256 and manifest.manifest_sha256 != _manifest_checksum(text):
-        raise BadModel(f"{MANIFEST} does not match its own checksum")
-    return manifest
-
-
-def listed_files(folder: Path) -> list[str]:
-    """The names of files that a manifest lists, whatever else it says: more quickly than it is read as a whole.
-
-    Raises:
-        BadModel: it lists none.
-    """
-    try:
-        return [str(entry["name"]) for entry in json.loads(read_file(folder / MANIFEST, _MOST_MANIFEST_BYTES))["files"]]
-    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise BadModel(f"{MANIFEST} lists no files: {error}") from error
-
-
-def _manifest_checksum(text: bytes) -> str:
-    """The checksum that docs/model-format.md describes."""
-    rest = {name: value for name, value in json.loads(text).items() if name not in ("version", "manifest_sha256")}
-    return hashlib.sha256(json.dumps(rest, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
-
-
-def _newer_format(text: bytes) -> str | None:
-    """The reason when a manifest does not parse because its format has fields this server does not know."""
-    manifest = manifest_pb2.ModelManifest()
-    try:
-        json_format.Parse(text, manifest, ignore_unknown_fields=True)
-    except (json_format.ParseError, ValueError, RecursionError):
-        return None
-    if manifest.format_version <= FORMAT_VERSION:
-        return None
-    return f"{MANIFEST}: format {manifest.format_version}, but this server reads format {FORMAT_VERSION} only"
 
 
 def load_model(

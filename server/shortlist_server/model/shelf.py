@@ -17,7 +17,8 @@ import torch
 from shortlist_server.device.choice import memory_of, return_unused_memory
 from shortlist_server.device.tables import DeviceTables, tables_on
 from shortlist_server.errors import BadModel, LoadingStopped, UnreadableModel
-from shortlist_server.model.folder import MANIFEST, MAPPED, LoadedModel, listed_files, load_model
+from shortlist_server.model.folder import MAPPED, LoadedModel, load_model
+from shortlist_server.model.manifest import MANIFEST, listed_files
 from shortlist_server.model.pages import touch
 from shortlist_server.model.readings import Readings
 from shortlist_server.model.versions import Appearance, appearance, changed, mark

@@ -14,8 +14,9 @@ import torch
 from shortlist_server.device.tables import DeviceTables
 from shortlist_server.errors import BadModel, ModelNotFound, ModelRefused, VersionInUse
 from shortlist_server.model.choices import Choices, ChoicesFile
-from shortlist_server.model.folder import LoadedModel, read_manifest
+from shortlist_server.model.folder import LoadedModel
 from shortlist_server.model.handover import Handover, Standing, latest_default
+from shortlist_server.model.manifest import read_manifest
 from shortlist_server.model.plan import Policy, Situation, plan_for
 from shortlist_server.model.readings import Readings
 from shortlist_server.model.serving import Serving
