@@ -29,10 +29,10 @@ from shortlist_server.telemetry.endpoint import workers_endpoint
 from shortlist_server.telemetry.observer import Load
 from shortlist_server.telemetry.recorder import Telemetry
 from tests.callers import ASKED, CODE, RECOMMEND, TokensFile, code
-from tests.integration.test_versions import publish_one
 from tests.integration.test_workers import workers_of
 from tests.running import HeldSearch, server_process, serving, shortlist
 from tests.scraping import Scrape, patiently, scrape_until
+from tests.versions import publish_one
 
 SCRAPED = TelemetryConfig(metrics_port=0)
 
