@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shortlist_server import access_commands
-from shortlist_server.heap import share_one_arena, tidy_until
+from shortlist_server.heap import share_one_arena, share_what_libraries_allocate, tidy_until
 from shortlist_server.signals import on_stop_signals
 from shortlist_server.standard_streams import open_those_closed, say
 from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
@@ -102,6 +102,7 @@ def _serve(options: argparse.Namespace) -> int:
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
+    share_what_libraries_allocate()
     try:
         _check_workers(options)
         access_commands.check(options)  # at once: torch takes seconds to load

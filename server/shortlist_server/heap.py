@@ -1,4 +1,4 @@
-"""A server's own memory stays flat: its threads share a heap, and what is free of it goes back to the system."""
+"""A server's own memory stays flat: threads share a heap, and what is free of it goes back to the system."""
 
 import contextlib
 import ctypes
@@ -25,6 +25,18 @@ def share_one_arena() -> None:
     """
     with contextlib.suppress(OSError, AttributeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
+
+
+def share_what_libraries_allocate() -> None:
+    """Has Arrow and MKL, which multiplies for torch, allocate from that heap; does nothing if they are loaded already.
+
+    Both would keep memory for every thread that has ever used them, for as long as it lives, and the plain lane has a
+    thread for every call that may wait: 70 KB with MKL, in which a product is 3 us faster, and with Arrow's mimalloc a
+    place in huge pages of 2 MB. A server of 74 threads grew by 8 MB, of 228, while malformed messages reached one
+    after the other of them.
+    """
+    os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
+    os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
 
 
 def tidy_until(stop: threading.Event) -> None:

@@ -119,7 +119,7 @@ def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(sl
                 assert time.monotonic() < deadline
             else:
                 break
-        assert time.monotonic() - began < 0.2
+        assert time.monotonic() - began < 0.5
 
 
 @pytest.mark.parametrize("patience", [0.0, 0.3])
