@@ -1,6 +1,7 @@
 """Fixtures that several tests share."""
 
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,3 +86,9 @@ def slow_search(monkeypatch: pytest.MonkeyPatch) -> Iterator[HeldSearch]:
     monkeypatch.setattr(ItemIndex, "search", held.around(ItemIndex.search))
     yield held
     held.let_go()
+
+
+@pytest.fixture
+def folder(tmp_path: Path, small_models: Path) -> Path:
+    """A copy of a good folder, to be damaged."""
+    return Path(shutil.copytree(small_models / "1", tmp_path / "models" / "1"))

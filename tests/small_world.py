@@ -21,7 +21,6 @@ from shortlist_trainer.models.base import Embeddings, FoldIn, Ranker
 from shortlist_trainer.progress import Progress
 
 CPU = torch.device("cpu")
-
 NO_EVALUATION = EvaluationResult("full-rank", "none", 0, 0, 0, {})
 
 
@@ -189,3 +188,12 @@ def publish_embeddings(
     )
     version = publish(models_dir, lambda folder, version: write_folder(folder, version, export))
     return models_dir / str(version)
+
+
+def low_rank(rng: np.random.Generator, items: int = 3_000, users: int = 400, size: int = 16) -> Embeddings:
+    """Items and users in a few directions, with lengths as uneven as real ones."""
+    basis = rng.standard_normal((6, size))
+    lengths = rng.lognormal(0, 0.5, (items, 1))
+    item_vectors = (rng.standard_normal((items, 6)) @ basis) * lengths
+    user_vectors = rng.standard_normal((users, 6)) @ basis
+    return Embeddings(user_vectors.astype(np.float32), item_vectors.astype(np.float32), "preference")

@@ -1,5 +1,6 @@
 """Small versions, a server of them that looks often, and what answers."""
 
+import json
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -13,6 +14,7 @@ from shortlist_client import Client, ModelState
 from shortlist_server.app import ServerApp
 from shortlist_server.model import shelf
 from shortlist_server.model.folder import LoadedModel
+from shortlist_server.model.manifest import MANIFEST
 from tests.running import serving
 from tests.small_world import publish_embeddings, random_dataset, random_embeddings
 
@@ -65,3 +67,10 @@ def held_reading(monkeypatch: pytest.MonkeyPatch, version: int) -> Iterator[thre
         yield begun
     finally:
         go.set()
+
+
+def change_manifest(folder: Path, **changes: object) -> None:
+    """Changes fields of a manifest, whose own checksum it then lacks, as manifests of older versions do."""
+    manifest = json.loads((folder / MANIFEST).read_text())
+    manifest.pop("manifest_sha256", None)
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes))

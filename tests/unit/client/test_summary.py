@@ -1,0 +1,120 @@
+"""What is said of a load: counts, figures, objectives."""
+
+import json
+import re
+from dataclasses import replace
+
+import pytest
+
+from shortlist_client.loadtest.generator import Counted
+from shortlist_client.loadtest.processes import Load, Outcome
+from shortlist_client.loadtest.report import page_of
+from shortlist_client.loadtest.schedule import constant
+from shortlist_client.loadtest.slo import parse_slo
+from shortlist_client.loadtest.summary import Question, figures_of, text_of
+from shortlist_client.loadtest.tally import NOT_SENT, OK, WRONG_ANSWER, Tally
+from shortlist_client.loadtest.workload import Kind
+
+
+def outcome_of(tally: Tally, busy: float = 0.1) -> Outcome:
+    counted = Counted(tally, tally.seconds, tally.seconds, 1.0, busy, tally.requests, "gRPC core")
+    load = Load(constant(10.0, tally.seconds), 0, poisson=True, warmup_seconds=0.0, seconds=tally.seconds)
+    return Outcome(load, tally, tally.seconds, (counted,), interrupted=False)
+
+
+def measured() -> Outcome:
+    """A hundred calls of 1 to 100 ms over 10 s, of which one failed and one was wrong."""
+    tally = Tally(10.0, 0.25)
+    for place in range(1, 99):
+        tally.record(Kind.UNARY, place / 10, place / 10 + place / 1e3, OK)
+    tally.record(Kind.UNARY, 9.9, 9.999, WRONG_ANSWER)
+    tally.record(Kind.BATCH, 0.0, 0.001, "UNAVAILABLE")
+    return outcome_of(tally)
+
+
+@pytest.mark.parametrize(
+    ("text", "met"),
+    [
+        ("p99<200ms", True),
+        ("p99<50ms", False),
+        ("p50<=51ms", True),
+        ("p99.9 < 0.2s", True),
+        ("max>90ms", True),
+        ("mean<49000us", False),
+        ("errors<2.5%", True),
+        ("errors<1%", False),
+        ("rate>9", True),
+        ("rate>=10/s", False),
+        ("unary.p99<200ms", True),
+        ("similar.p99<200ms", False),  # nothing was measured
+    ],
+)
+def test_objectives_are_held_against_what_was_measured(text: str, met: bool) -> None:
+    (objective,) = parse_slo(text)
+    assert objective.met(measured()) is met
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("", "an objective is"),
+        ("p99", "an objective is"),
+        ("p99<20", "measured in us, ms or s"),
+        ("p99<20%", "measured in us, ms or s"),
+        ("errors<1", "measured in %"),
+        ("rate>5ms", "measured in /s"),
+        ("p0<1ms", "percentile"),
+        ("p101<1ms", "percentile"),
+        ("speed>5", "no 'speed'"),
+        ("score.p99<5ms", "no calls 'score'"),
+        ("batch.rate>5", "of all calls"),
+        ("p99<20ms,,rate>5", "an objective is"),
+        ("p99=20ms", "an objective is"),
+    ],
+)
+def test_what_is_no_objective_is_refused_with_the_reason(text: str, why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        parse_slo(text)
+
+
+def test_calls_are_counted_by_when_they_were_due_and_answers_by_when_they_came() -> None:
+    tally = Tally(1.0, 0.25)
+    tally.record(Kind.UNARY, -0.1, 0.1, OK)  # of the warm-up: an answer, not a call
+    tally.record(Kind.UNARY, 0.3, 1.2, OK)  # a call, answered too late to count for the rate
+    tally.record(Kind.UNARY, 0.3, 0.3, NOT_SENT)
+    assert (tally.requests, tally.answered, tally.errors) == (2, 1, {NOT_SENT: 1})
+    assert tally.intervals[1].due == 2
+    assert tally.latencies().count == 1
+    assert tally.latencies().maximum == pytest.approx(0.9)
+
+
+def test_what_the_generator_itself_costs_is_said() -> None:
+    tally = measured().tally
+    assert outcome_of(tally).bottleneck == ""
+    assert "busy" in outcome_of(tally, busy=0.95).bottleneck
+    for _ in range(10):
+        tally.record_lag(1.0, 0.08)
+    assert "after they were due" in outcome_of(tally).bottleneck
+
+
+def test_a_closed_loop_feels_a_busy_generator_earlier() -> None:
+    open_loop = outcome_of(measured().tally, busy=0.8)
+    assert open_loop.bottleneck == ""
+    assert "busy" in replace(open_loop, load=replace(open_loop.load, segments=(), in_flight=8)).bottleneck
+
+
+def test_figures_add_up_and_say_what_was_missed() -> None:
+    question = Question("h:1", {"unary": 1.0}, {}, parse_slo("p99<50ms,rate>1"), 0.0)
+    figures = json.loads(json.dumps(figures_of(question, measured(), None), allow_nan=False))
+    assert figures["requests"] == figures["ok"] + sum(figures["errors"].values()) == 100
+    assert sum(kind["requests"] for kind in figures["kinds"].values()) == 100
+    assert sum(interval["due"] for interval in figures["intervals"]) == 100
+    text = text_of(figures)
+    assert "MISSED  p99<50ms" in text
+    assert "met     rate>1" in text
+
+
+def test_columns_of_a_table_are_as_wide_as_their_words() -> None:
+    page = page_of(figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), measured(), None))
+    # Where "anywhere" holds, a narrow page makes a column one letter wide.
+    assert re.search(r"^th, td \{[^}]*overflow-wrap: break-word;", page, re.MULTILINE)
