@@ -102,7 +102,7 @@ def _serve(options: argparse.Namespace) -> int:
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
-    share_what_libraries_allocate()
+    share_what_libraries_allocate(many_threads=options.lane == "plain")
     try:
         _check_workers(options)
         access_commands.check(options)  # at once: torch takes seconds to load

@@ -27,16 +27,20 @@ def share_one_arena() -> None:
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 1)
 
 
-def share_what_libraries_allocate() -> None:
-    """Has Arrow and MKL, which multiplies for torch, allocate from that heap; does nothing if they are loaded already.
+def share_what_libraries_allocate(*, many_threads: bool) -> None:
+    """Has Arrow, and of many threads MKL as well, allocate from that heap; does nothing if they are loaded already.
 
-    Both would keep memory for every thread that has ever used them, for as long as it lives, and the plain lane has a
-    thread for every call that may wait: 70 KB with MKL, in which a product is 3 us faster, and with Arrow's mimalloc a
-    place in huge pages of 2 MB. A server of 74 threads grew by 8 MB, of 228, while malformed messages reached one
-    after the other of them.
+    Both keep memory for every thread that has ever used them, for as long as it lives: MKL, which multiplies for torch,
+    70 KB, and Arrow's mimalloc a place in huge pages of 2 MB. A server of 74 threads grew by 8 MB, of 228, while
+    malformed messages reached one after the other of them. What MKL gives back it must ask for again, which costs
+    requests that few threads answer some 1% of their rate.
+
+    Args:
+        many_threads: whether there is a thread for every call that may wait.
     """
     os.environ.setdefault("ARROW_DEFAULT_MEMORY_POOL", "system")
-    os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
+    if many_threads:
+        os.environ.setdefault("MKL_DISABLE_FAST_MM", "1")
 
 
 def tidy_until(stop: threading.Event) -> None:

@@ -21,7 +21,7 @@ import ctypes, threading
 
 from shortlist_server.heap import share_what_libraries_allocate
 
-share_what_libraries_allocate()
+share_what_libraries_allocate(many_threads=True)
 
 import torch
 
