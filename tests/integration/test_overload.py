@@ -101,7 +101,7 @@ def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(sl
     with ThreadPoolExecutor(callers) as pool:
         for asking in [pool.submit(ask) for _ in range(callers)]:
             asking.result()
-    assert len(answered) >= 0.5 * 2 / SECONDS  # 2 s are worth so many, less what a slow machine takes
+    assert len(answered) >= 0.7 * 2 / SECONDS  # 2 s are worth so many, less what a slow machine takes
     assert refused
     assert max(answered) < 3 * 100 * SECONDS
     with Client(slow_server, timeout_seconds=1) as client:
@@ -114,7 +114,7 @@ def test_what_is_accepted_is_answered_and_the_server_recovers_within_a_second(sl
                 assert time.monotonic() < deadline
             else:
                 break
-        assert time.monotonic() - began < 0.5
+        assert time.monotonic() - began < 0.2
 
 
 @pytest.mark.parametrize("patience", [0.0, 0.3])

@@ -124,6 +124,5 @@ def check_nothing_grows(server: Served, make_noise: Callable[[int], object], siz
         assert min(memory[middle:]) <= min(memory[_WARM:middle]) * _GROWTH_OF_A_SHORT_RUN, memory
     lines = server.log.read_text().splitlines()  # which fails where callers wrote into it
     assert "Traceback" not in " ".join(lines)
-    # Who tries to steer a server and who is refused for want of room is logged, at a bounded rate; noise is not.
-    expected = ("PERMISSION_DENIED", "RESOURCE_EXHAUSTED", "were left out")
-    assert len([line for line in lines if not any(what in line for what in expected)]) < 20
+    # Who tries to steer a server is logged, at a bounded rate; noise is not.
+    assert len([line for line in lines if "PERMISSION_DENIED" not in line and "were left out" not in line]) < 20

@@ -44,13 +44,12 @@ def test_a_server_at_seven_tenths_of_saturation_answers_everything_as_fast_at_th
     # The collector of cycles lets memory go from time to time only: what it comes down to must not rise.
     half = len(memory) // 2
     assert min(memory[half:]) <= min(memory[2:half]) * 1.02
-    # Seconds at a time, on a machine that others share, say nothing of how fast it is: only the long form asks.
-    if size.scale is not None:
-        # Of what the machine could do before and after each round.
-        assert sum(map(len, steady)) > 0.9 * seconds * sum(map(min, pairwise(rates)))
-        third = rounds // 3
-        first, last = p99(steady[:third]), p99(steady[-third:])
-        assert last <= 1.5 * first + 0.005, (first, last)
+    # Of what the machine could do before and after each round.
+    assert sum(map(len, steady)) > 0.9 * seconds * sum(map(min, pairwise(rates)))
+    third = rounds // 3
+    first, last = p99(steady[:third]), p99(steady[-third:])
+    # A short run on a busy machine says little of a p99.
+    assert last <= (1.5 * first + 0.005 if size.scale is not None else 4 * first + 0.1), (first, last)
 
 
 def saturation(address: str, seconds: int) -> float:

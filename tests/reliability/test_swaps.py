@@ -61,12 +61,12 @@ def test_versions_are_swapped_under_load_without_a_failure_a_mixture_or_a_pause(
     assert outcomes[-1].version == number
     for one in [*outcomes, *(one for some in steady for one in some)]:
         assert one.item_ids == right[one.version % 2][one.user_id]
+    assert slowest_handover(outcomes) < 1
     assert len({one.version for one in outcomes}) > 0.9 * rounds * swaps
-    # Seconds at a time, on a machine that others share, say nothing of how fast it is: only the long form asks.
-    if size.scale is not None:
-        assert slowest_handover(outcomes) < 1
-        p99s = [(p99([before]), p99([meanwhile])) for before, meanwhile in zip(steady, swapped, strict=True)]
-        assert np.median([meanwhile - 1.5 * before for before, meanwhile in p99s]) <= 0, p99s
+    # A short run on a busy machine says little of a p99.
+    factor, room = (1.5, 0) if size.scale is not None else (4, 0.1)
+    p99s = [(p99([before]), p99([meanwhile])) for before, meanwhile in zip(steady, swapped, strict=True)]
+    assert np.median([meanwhile - factor * before for before, meanwhile in p99s]) <= room, p99s
 
 
 def answered(load: Load) -> list[Outcome]:
