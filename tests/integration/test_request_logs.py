@@ -211,3 +211,21 @@ def test_a_server_process_logs_json_that_bears_the_request_id(small_models: Path
     assert (request["request_id"], request["method"], request["status"]) == ("page-17", "Recommend", "OK")
     assert request["ms"] > 0
     assert any(re.match("metrics are at http://127.0.0.1:[0-9]+/metrics", line["message"]) for line in told)
+
+
+def test_a_message_that_is_none_is_no_slow_request(
+    small_models: Path, lane: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    config = TelemetryConfig(slow_ms=0.001, metrics_port=0)
+    with (
+        caplog.at_level(logging.INFO),
+        serving(small_models, lane, telemetry=config) as app,
+        Client(app.address, timeout_seconds=10) as client,
+        grpc.insecure_channel(app.address) as channel,
+    ):
+        recommend: Any = channel.unary_unary("/shortlist.v1.RecommenderService/Recommend")
+        with pytest.raises(grpc.RpcError, match="malformed"):
+            recommend(b"\xff", timeout=10)
+        client.recommend("u0")
+        patiently(lambda: len(lines(caplog)) > 0)
+    assert [line["status"] for line in lines(caplog)] == ["OK"]

@@ -12,7 +12,7 @@ class TelemetryConfig:
     Attributes:
         metrics_port: where Prometheus may scrape; 0 for any free port, None for nowhere.
         metrics_host: the address of that port; loopback unless told otherwise.
-        slow_ms: calls that take at least so many milliseconds are logged; 0 for none.
+        slow_ms: calls that take at least so many milliseconds are logged, but for malformed ones; 0 for none.
         access_log: every call is logged, but for those that the fast lane lets expire.
         traces: "on"; "off"; "auto", on where OpenTelemetry's environment variables name a place to send them to.
 

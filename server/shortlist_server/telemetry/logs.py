@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import TextIO
 
+from shortlist_server.errors import MalformedRequest
+
 log = logging.getLogger(__name__)
 
 FORMATS = ("text", "json")
@@ -183,6 +185,11 @@ class EndedCall:
     messages: int | None = None
 
 
+def _is_noise(call: EndedCall) -> bool:
+    """Whether its message never came, or is none: how long that took is the caller's doing."""
+    return isinstance(call.error, MalformedRequest)
+
+
 class RequestLog:
     """Log lines about requests.
 
@@ -206,7 +213,7 @@ class RequestLog:
             self._say(logging.ERROR, call, "internal errors")
         elif call.code in TURNED_AWAY:  # callers' other mistakes are counted alone
             self._say(logging.WARNING, call, "failed requests")
-        elif call.messages is None and call.ended - call.arrived >= self._slow_seconds:
+        elif call.messages is None and call.ended - call.arrived >= self._slow_seconds and not _is_noise(call):
             self._say(logging.WARNING, call, "slow requests", "slow: ")
         elif self._every_call:
             self._say(logging.INFO, call)
