@@ -70,13 +70,12 @@ class AsideHandler(logging.handlers.QueueHandler):
     """
 
     def __init__(self, stream: TextIO) -> None:
-        # What is logged while the collector frees something may come in the midst of another line of the same thread:
-        # no lock may be waited for that it holds already.
+        # What is logged while the collector frees something may come in the midst of anything, here and in the thread
+        # that writes: whoever holds the handler's own lock may wait for no other.
         self._lines: queue.SimpleQueue[logging.LogRecord | threading.Event] = queue.SimpleQueue()
         super().__init__(self._lines)
         self._stream = stream
-        self._left_out = 0
-        self._counting = threading.RLock()
+        self._left_out = 0  # ever; changed under the handler's lock alone
         threading.Thread(target=self._write, name="log", daemon=True).start()
 
     def enqueue(self, record: logging.LogRecord) -> None:
@@ -84,8 +83,7 @@ class AsideHandler(logging.handlers.QueueHandler):
         if self._lines.qsize() < _LINES_KEPT:
             self._lines.put(record)
         else:
-            with self._counting:
-                self._left_out += 1
+            self._left_out += 1
 
     def finish(self) -> None:
         """Waits until all lines are written, or a moment where nobody takes them."""
@@ -94,18 +92,27 @@ class AsideHandler(logging.handlers.QueueHandler):
         written.wait(_LAST_LINES_SECONDS)
 
     def _write(self) -> None:
+        told = written = 0
         while True:
             line = self._lines.get()
+            if not isinstance(line, threading.Event):
+                self._put(line.getMessage())
+            left_out = self._left_out - told
+            written = written + 1 if left_out else 0
+            if left_out and (self._lines.empty() or written > _LINES_KEPT):  # where they would have stood
+                told, written = told + left_out, 0
+                self._put(self.format(_warning(f"{left_out} lines were left out, as nobody took those before them")))
             if isinstance(line, threading.Event):
                 line.set()
-                continue
-            with self._counting:
-                left_out, self._left_out = self._left_out, 0
-            if left_out:
-                log.warning("%d lines were left out, as nobody took those before them", left_out)
-            with contextlib.suppress(OSError, ValueError):  # whoever read it is gone
-                self._stream.write(f"{line.getMessage()}\n")
-                self._stream.flush()
+
+    def _put(self, line: str) -> None:
+        with contextlib.suppress(OSError, ValueError):  # whoever read it is gone
+            self._stream.write(f"{line}\n")
+            self._stream.flush()
+
+
+def _warning(message: str) -> logging.LogRecord:
+    return log.makeRecord(log.name, logging.WARNING, __file__, 0, message, (), None)
 
 
 def _is_no_callers_header(record: logging.LogRecord) -> bool:
