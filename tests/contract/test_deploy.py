@@ -7,13 +7,10 @@ import shlex
 import shutil
 import subprocess
 from collections import defaultdict
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import grpc
 import pytest
-import yaml
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from prometheus_client.samples import Sample
 
@@ -24,40 +21,12 @@ from shortlist_server.telemetry.config import TelemetryConfig
 from shortlist_server.telemetry.endpoint import WorkersEndpoint
 from shortlist_server.telemetry.observer import Load
 from shortlist_server.telemetry.recorder import Telemetry
+from tests.deployed import DASHBOARD, DEPLOY, QUERIES, ROOT, dashboard_queries, other_queries, parsed
 from tests.running import serving
 from tests.scraping import Scrape, scrape_until
 
-ROOT = Path(__file__).parents[2]
-DEPLOY = ROOT / "deploy"
-DASHBOARD = DEPLOY / "grafana" / "shortlist.json"
-
 # What Prometheus and Kubernetes add to every sample, and the one thing that is not a label.
 ADDED_LABELS = {"job", "instance", "namespace", "pod"}
-
-
-def parsed(path: Path) -> Any:
-    return yaml.safe_load(path.read_text())
-
-
-def dashboard_queries() -> Iterator[tuple[str, str]]:
-    dashboard = json.loads(DASHBOARD.read_text())
-    for panel in dashboard["panels"]:
-        for target in panel.get("targets", []):
-            yield panel["title"], target["expr"]
-    for annotation in dashboard["annotations"]["list"]:
-        yield annotation["name"], annotation["expr"]
-
-
-def other_queries() -> Iterator[tuple[str, str]]:
-    for group in parsed(DEPLOY / "prometheus" / "alerts.yml")["groups"]:
-        for rule in group["rules"]:
-            yield rule["alert"], rule["expr"]
-    for rule in parsed(DEPLOY / "kubernetes" / "prometheus-adapter.yaml")["rules"]["custom"]:
-        yield rule["name"]["as"], rule["seriesQuery"]
-        yield rule["name"]["as"], rule["metricsQuery"].replace("<<.GroupBy>>", "pod").replace("<<.LabelMatchers>>", "")
-
-
-QUERIES = [*dashboard_queries(), *other_queries()]
 
 
 @pytest.fixture(scope="module")
