@@ -1,7 +1,8 @@
 """Size and randomness of the reliability suite: a short form for every run, a long one for `make test-reliability`."""
 
+import gc
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from multiprocessing import get_context
 from multiprocessing.process import BaseProcess as Process
@@ -34,6 +35,15 @@ class Size:
 def size(request: pytest.FixtureRequest) -> Size:
     """Each test runs in a short form, and in a long one that is marked slow."""
     return Size(request.config.getoption("--reliability-scale") if request.param == "long" else None)
+
+
+@pytest.fixture(autouse=True)
+def short_pauses() -> Iterator[None]:
+    """Spares the collector what earlier tests have left: to walk it stops all that ask for a third of a second."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture
