@@ -32,9 +32,9 @@ def publish_one(models_dir: Path, seed: int = 0) -> int:
 
 @contextmanager
 def served(models_dir: Path, lane: str = "auto", **config: object) -> Iterator[tuple[ServerApp, Client]]:
-    """A server that looks at its folder fifty times a second, and a client of it."""
+    """A server that looks at its folder fifty times a second unless told otherwise, and a client of it."""
     with (
-        serving(models_dir, lane, look_seconds=0.02, admin=True, **config) as app,
+        serving(models_dir, lane, admin=True, **{"look_seconds": 0.02, **config}) as app,
         Client(app.address, timeout_seconds=20) as client,
     ):
         yield app, client

@@ -33,7 +33,7 @@ class Sent:
             try:
                 async for request_id, request in requests:
                     yield StreamRecommendRequest(request_id=request_id, request=request)
-            except Exception as error:  # noqa: BLE001
+            except Exception as error:  # noqa: BLE001 # as above
                 self._failed = error
         else:
             for message in self.messages(requests):

@@ -285,8 +285,11 @@ class ServerApp:
             self._store.read(version)
         except LoadingStopped:
             log.debug("version %d is not needed any more", version)
-        except Exception:
+        except (
+            Exception
+        ):  # whatever it is, what is loaded goes on answering and the next look, in its time, may do better
             log.exception("version %d could not be read", version)
+            return
         self._look_again.set()
 
     def _keep_going(self) -> None:

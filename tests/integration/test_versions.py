@@ -8,6 +8,7 @@ import os
 import shutil
 import threading
 import time
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from shortlist_client import ModelNotFound, ModelState
 from shortlist_server.errors import unreadable
 from shortlist_server.model import shelf
 from shortlist_server.model.folder import LoadedModel, load_model
+from shortlist_server.model.shelf import Shelf
 from tests.running import HeldSearch
 from tests.scraping import patiently
 from tests.versions import answering, held_reading, publish_one, served, states
@@ -295,3 +297,25 @@ def test_a_version_whose_files_could_not_be_read_for_a_while_is_tried_again(
         patiently(lambda: answering(client) == 2)
         assert len(tries) == 2
         assert states(client)[2] is ModelState.READY
+
+
+def test_a_reading_that_fails_as_nobody_foresaw_is_tried_again_at_the_next_look_and_not_without_a_pause(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    read = Shelf.read
+    tries: list[float] = []
+
+    def failing(self: Shelf, number: int) -> bool:
+        tries.append(time.monotonic())
+        if number == 2 and len(tries) < 6:
+            raise RuntimeError("unforeseen")
+        return read(self, number)
+
+    with served(models_dir, look_seconds=0.2) as (_, client):
+        monkeypatch.setattr(Shelf, "read", failing)
+        publish_one(models_dir, seed=2)
+        patiently(lambda: bool(tries))
+        assert answering(client) == 1
+        patiently(lambda: answering(client) == 2)
+    assert caplog.text.count("version 2 could not be read") == 5
+    assert min(later - before for before, later in pairwise(tries)) > 0.1
