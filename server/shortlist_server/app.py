@@ -113,8 +113,8 @@ class ServerApp:
             on_event=self._model_event,
         )
         self._guard = Guard(self._gate, self._telemetry)
-        self._health = HealthService()
         self._silence = Silence()
+        self._health = HealthService(self._silence)
         self._ready = False
         self._started = False
         self._stopping, self._stopped = threading.Event(), threading.Event()
@@ -329,6 +329,7 @@ class ServerApp:
             if lane is not None and self._started:
                 lane.close()
         self._stopped.set()
+        self._health.close()
         # Nobody answers calls any more, so that this thread has to say that nothing hangs.
         until = time.monotonic() + _LAST_STEP_SECONDS
         while self._reader is not None and self._reader.is_alive() and time.monotonic() < until:

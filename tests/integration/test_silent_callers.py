@@ -19,9 +19,10 @@ from shortlist.v1.recommender_pb2 import RecommendRequest
 from shortlist_client import Client
 from shortlist_server.app import MODELS
 from tests.callers import METHODS
-from tests.reliability.noise import asked, begun, opened, opened_without_window
+from tests.reliability.noise import asked, begun, opened, opened_without_window, watched
 from tests.running import HeldSearch, serving
 from tests.scraping import patiently
+from tests.versions import answering, publish_one, served
 
 
 def test_callers_who_send_nothing_do_not_keep_others_from_being_refused(
@@ -97,6 +98,35 @@ def test_probes_are_answered_while_callers_begin_probes_and_do_not_say_what_they
             assert {call.code() for call in calls} == {grpc.StatusCode.CANCELLED}
             assert time.monotonic() - began < 15
             said.set()
+
+
+def test_watchers_of_health_who_take_nothing_hold_up_no_probe_no_watcher_and_no_version(
+    models_dir: Path, lane: str
+) -> None:
+    with served(models_dir, lane) as (app, client), grpc.insecure_channel(app.address) as channel:
+        host, _, port = app.address.rpartition(":")
+        with socket.create_connection((host, int(port)), timeout=10) as idle:
+            idle.sendall(opened_without_window() + b"".join(watched(number) for number in range(1, 41, 2)))
+            patiently(lambda: len(app._health._watchers) == 20)
+            assert publish_one(models_dir, seed=2) == 2
+            patiently(lambda: answering(client) == 2)
+            probe = health_pb2_grpc.HealthStub(channel)
+            for _ in range(20):
+                assert probe.Check(HealthCheckRequest(), timeout=1).status == HealthCheckResponse.SERVING
+            watching = probe.Watch(HealthCheckRequest(), timeout=20)
+            assert next(watching).status == HealthCheckResponse.SERVING
+            patiently(lambda: len(app._health._watchers) == 1)  # the others were hung up on
+            watching.cancel()
+
+
+def test_watchers_who_leave_at_once_leave_nothing_behind(models_dir: Path, lane: str) -> None:
+    with served(models_dir, lane) as (app, _), grpc.insecure_channel(app.address) as channel:
+        probe = health_pb2_grpc.HealthStub(channel)
+        for number in range(500):
+            watching = probe.Watch(HealthCheckRequest(service=str(number)), timeout=20)
+            time.sleep(number % 20 * 1e-4)
+            watching.cancel()
+        patiently(lambda: not app._health._watchers and not app._health._of_address)
 
 
 def is_answered(method: Callable[..., Any], request: Any) -> bool:

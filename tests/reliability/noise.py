@@ -153,6 +153,8 @@ def _headers(path: str, **more: bytes) -> bytes:
     return b"".join(b"\x00" + text(name) + text(value) for name, value in fields.items())
 
 
+_WATCH = "/grpc.health.v1.Health/Watch"
+
 _HELLO = _PREFACE + _frame(_SETTINGS, 0, 0)
 
 
@@ -169,6 +171,12 @@ def opened_without_window() -> bytes:
 def begun(stream: int) -> bytes:
     """A Recommend call on a stream of an open connection, of which no message has come yet."""
     return _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend"))
+
+
+def watched(stream: int) -> bytes:
+    """A call that watches the health of the whole server on a stream of an open connection."""
+    call = _frame(_HEADERS, _END_HEADERS, stream, _headers(_WATCH))
+    return call + _frame(_DATA, _END_STREAM, stream, bytes(5))
 
 
 def asked(stream: int, **headers: bytes) -> bytes:
@@ -225,6 +233,8 @@ def _ping_flood(rng: np.random.Generator) -> Sequence[bytes]:
 
 def _no_window(rng: np.random.Generator) -> Sequence[bytes]:
     """A caller that lets no answer through: a window of nothing."""
+    if rng.random() < 0.5:
+        return [opened_without_window(), *(watched(stream) for stream in range(1, 9, 2))]
     call = _frame(_HEADERS, _END_HEADERS, 1, _headers(f"{R}StreamRecommend"))
     body = b"\x00" + struct.pack(">I", len(_VALID[3])) + _VALID[3]
     return [opened_without_window(), call, _frame(_DATA, 0, 1, body * 50)]

@@ -1,8 +1,9 @@
-"""Callers who begin a call and do not send what it is about: each holds a thread of grpc.server, and memory."""
+"""Callers who begin a call and do not send what it is about, or do not take what they are told: each holds a thread."""
 
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 import grpc
 
@@ -16,7 +17,7 @@ _LOOK_SECONDS = 0.5
 
 
 class Silence:
-    """Cancels the calls of grpc.server whose request does not come; a thread of its own looks after them."""
+    """Cancels the calls of grpc.server that keep it waiting for too long; a thread of its own looks after them."""
 
     def __init__(self) -> None:
         self._until: dict[grpc.ServicerContext, float] = {}
@@ -32,9 +33,15 @@ class Silence:
         Raises:
             grpc.RpcError: the call was cancelled meanwhile.
         """
+        with self.bounded(context, seconds):
+            return next(requests, None)
+
+    @contextmanager
+    def bounded(self, context: grpc.ServicerContext, seconds: float) -> Iterator[None]:
+        """Cancels a call if the block, of which a call has one at a time, takes longer than so many seconds."""
         self._until[context] = time.monotonic() + seconds
         try:
-            return next(requests, None)
+            yield
         finally:
             del self._until[context]
 
