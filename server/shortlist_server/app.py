@@ -6,7 +6,6 @@ import os
 import threading
 import time
 from collections.abc import Callable
-from concurrent import futures
 from functools import partial
 from typing import cast
 
@@ -39,6 +38,7 @@ from shortlist_server.service.interceptor import AccessInterceptor
 from shortlist_server.service.model_service import ModelService
 from shortlist_server.service.outcomes import batch_response, stream_response
 from shortlist_server.service.plain_lane import PlainLane
+from shortlist_server.service.pool import SteadyPool
 from shortlist_server.service.recommender_service import RecommenderService
 from shortlist_server.service.reflection import add_channelz, add_reflection
 from shortlist_server.service.requests import batch_entries
@@ -60,6 +60,9 @@ WHOLE_SERVER = ""
 _SPARE_THREADS = 8
 """For reflection and ModelService while every place of the recommender is taken."""
 
+_CALLS_A_THREAD = 4
+"""Calls that may be there for each of grpc.server's threads, one in hand and others behind it; 21 KB each."""
+
 _HEALTH_THREADS = 16
 """Health's own: a probe is answered though all others are taken, by work or by callers who keep silent."""
 
@@ -75,7 +78,8 @@ _SIGNAL_SECONDS = 0.05
 """How often is looked, while the first version is being read, whether the server is to stop."""
 
 _LAST_STEP_SECONDS = 5.0
-"""For a version that is being read to come to where it can be given up; the process does not wait any longer."""
+"""For gRPC to close, and for a version that is being read to come to where it can be given up; the process does not
+wait any longer."""
 
 _LOADING_NICENESS = 10
 """A version that is being loaded beside one that answers gives way to it. Linux has a niceness for each thread."""
@@ -122,7 +126,7 @@ class ServerApp:
         self._look_again = threading.Event()
         self._reader: threading.Thread | None = None
         threads = config.working + config.waiting + config.streams + _SPARE_THREADS
-        self._pool = futures.ThreadPoolExecutor(threads, "rpc")
+        self._pool = SteadyPool(threads, "rpc")
         self._server = grpc.server(
             self._pool,
             options=[
@@ -136,6 +140,7 @@ class ServerApp:
                 *connection_options(config.access.connections),
             ],
             interceptors=[AccessInterceptor(self._guard)],
+            maximum_concurrent_rpcs=_CALLS_A_THREAD * threads,
         )
         self._admission = Admission(config.working, config.waiting)
         self._shadow: Shadow | None = None
@@ -194,7 +199,7 @@ class ServerApp:
                 silent_seconds=SILENT_PROBE_SECONDS,
             )
             hot = {**hot, **probes}
-        pools = {health.SERVICE_NAME: futures.ThreadPoolExecutor(_HEALTH_THREADS, "health")}
+        pools = {health.SERVICE_NAME: SteadyPool(_HEALTH_THREADS, "health")}
         plain = cast("grpc.Server", PlainLane(self._server, self._silence, left_out=hot, probes=pools))
         recommender_pb2_grpc.add_RecommenderServiceServicer_to_server(recommender, plain)
         models = ModelService(self._store, self._telemetry.summary, "fast" if hot else "plain", self._shadow)
@@ -263,15 +268,18 @@ class ServerApp:
         """Looks at the models folder again and again; a thread of its own reads what is to be read."""
         while not self._stopping.is_set():
             self._look_again.clear()
-            due, reads = None, self._reader is not None and self._reader.is_alive()
+            due, reads = None, self._reader is not None
             try:
                 due = self._store.look()
             except Exception:  # whatever it is, what is loaded goes on answering and the next look may do better
                 log.exception("%s could not be looked at", self._config.models_dir)
             if due is not None and not reads:
-                reader = threading.Thread(target=self._read, args=(due,), name="models", daemon=True)
-                reader.start()
-                self._reader = reader
+                self._reader = threading.Thread(target=self._read, args=(due,), name="models", daemon=True)
+                try:
+                    self._reader.start()
+                except RuntimeError as error:  # there are no more threads; the next look may do better
+                    log.error("version %d cannot be read now: %s", due, error)
+                    self._reader = None
             if self._ready or (due is None and not reads):
                 self._looked.set()
             soon = min(AGAIN_SECONDS, self._config.look_seconds)
@@ -285,11 +293,11 @@ class ServerApp:
             self._store.read(version)
         except LoadingStopped:
             log.debug("version %d is not needed any more", version)
-        except (
-            Exception
-        ):  # whatever it is, what is loaded goes on answering and the next look, in its time, may do better
+        except Exception:  # whatever it is, what is loaded goes on answering
             log.exception("version %d could not be read", version)
-            return
+            self._reader = None
+            return  # the next look, in its time, may do better
+        self._reader = None  # before whoever looks is woken, who could start no other otherwise
         self._look_again.set()
 
     def _keep_going(self) -> None:
@@ -324,7 +332,8 @@ class ServerApp:
         # perhaps a call that was accepted a moment ago and has not begun.
         if not closed.wait(_LAST_CALLS_SECONDS):
             self._server.stop(None)
-            closed.wait()
+            if not closed.wait(_LAST_STEP_SECONDS):
+                log.error("gRPC does not close; the process ends without it")
         for lane in (self._lane, self._probes):
             if lane is not None and self._started:
                 lane.close()
@@ -332,9 +341,9 @@ class ServerApp:
         self._health.close()
         # Nobody answers calls any more, so that this thread has to say that nothing hangs.
         until = time.monotonic() + _LAST_STEP_SECONDS
-        while self._reader is not None and self._reader.is_alive() and time.monotonic() < until:
+        while (reader := self._reader) is not None and time.monotonic() < until:
             self._say_alive()
-            self._reader.join(BEAT_SECONDS)
+            reader.join(BEAT_SECONDS)
         if self._shadow is not None:
             self._shadow.close()
         self._say_alive()

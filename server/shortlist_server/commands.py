@@ -152,13 +152,14 @@ def _serve(options: argparse.Namespace) -> int:
             ),
             _beat_of(options),
         )
+        # Before any version is read: whoever reads one has others wait less for a while, and puts back what was.
+        sys.setswitchinterval(_SWITCH_SECONDS)
         app.start(stop)
     except (OSError, ValueError, RuntimeError, AssertionError) as error:
         finish_log()  # the last line says why
         sys.stderr.write(f"shortlist: {error}\n")
         return 1
     gc.freeze()  # what is there now stays: the collector need not look through it, and through libraries, under load
-    sys.setswitchinterval(_SWITCH_SECONDS)
     gc.set_threshold(20_000)  # a batch makes thousands of objects, none of them in cycles
     if stop.is_set():
         app.stop()

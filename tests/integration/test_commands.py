@@ -3,6 +3,7 @@
 import json
 import signal
 import subprocess
+import sys
 import time
 from pathlib import Path
 from typing import Any
@@ -262,3 +263,24 @@ def test_help_lists_every_command_without_loading_what_they_need() -> None:
     assert result.returncode == 0
     for command in ("demo", "data", "train", "serve", "health", "recommend", "similar", "models", "clusters"):
         assert f"    {command}" in result.stdout
+
+
+_TELLS_THE_INTERVAL = """
+import os, sys
+from shortlist_server.app import ServerApp
+
+def start(self, stop):
+    print(sys.getswitchinterval(), flush=True)
+    os._exit(0)
+
+ServerApp.start = start
+from shortlist_client.main import main
+main(["serve", "--models-dir", sys.argv[1], "--port", "0"])
+"""
+
+
+def test_threads_of_a_server_wait_less_for_one_another_before_it_reads_a_version(tmp_path: Path) -> None:
+    run = subprocess.run(
+        [sys.executable, "-c", _TELLS_THE_INTERVAL, str(tmp_path)], capture_output=True, text=True, check=True
+    )
+    assert float(run.stdout) == 0.0005

@@ -82,6 +82,18 @@ def test_health_is_told_while_others_keep_every_thread_of_the_server(small_model
             said.set()
 
 
+def test_callers_who_send_nothing_wait_for_a_thread_in_bounded_number(small_models: Path, lane: str) -> None:
+    with serving(small_models, lane, working=1, waiting=1, streams=1) as app:  # 11 threads
+        said = threading.Event()
+        nothing: Iterator[Any] = iter(said.wait, True)
+        with grpc.insecure_channel(app.address) as silent:
+            path = f"/{MODELS.full_name}/ListModels"
+            calls: list[Any] = [silent.stream_unary(path).future(nothing, timeout=20) for _ in range(100)]
+            patiently(lambda: sum(call.done() for call in calls) == 100 - 4 * 11)
+            assert {call.code() for call in calls if call.done()} == {grpc.StatusCode.RESOURCE_EXHAUSTED}
+            said.set()
+
+
 def test_probes_are_answered_while_callers_begin_probes_and_do_not_say_what_they_want(
     small_models: Path, lane: str
 ) -> None:

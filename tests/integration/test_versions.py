@@ -15,13 +15,14 @@ from typing import Any
 import pytest
 
 from shortlist_client import ModelNotFound, ModelState
+from shortlist_server.app import ServerApp
 from shortlist_server.errors import unreadable
 from shortlist_server.model import shelf
 from shortlist_server.model.folder import LoadedModel, load_model
 from shortlist_server.model.shelf import Shelf
 from tests.running import HeldSearch
 from tests.scraping import patiently
-from tests.versions import answering, held_reading, publish_one, served, states
+from tests.versions import answering, change_manifest, held_reading, publish_one, served, states
 
 
 def test_a_new_version_answers_soon_and_those_before_it_are_kept_as_told(models_dir: Path, lane: str) -> None:
@@ -319,3 +320,39 @@ def test_a_reading_that_fails_as_nobody_foresaw_is_tried_again_at_the_next_look_
         patiently(lambda: answering(client) == 2)
     assert caplog.text.count("version 2 could not be read") == 5
     assert min(later - before for before, later in pairwise(tries)) > 0.1
+
+
+def test_a_version_is_read_later_where_no_thread_can_be_started_for_it_now(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    start = threading.Thread.start
+    refusals: list[str] = []
+
+    def sometimes(thread: threading.Thread) -> None:
+        if thread.name == "models" and len(refusals) < 3:
+            refusals.append(thread.name)
+            raise RuntimeError("can't start new thread")
+        start(thread)
+
+    with served(models_dir) as (_, client):
+        monkeypatch.setattr(threading.Thread, "start", sometimes)
+        publish_one(models_dir, seed=2)
+        patiently(lambda: answering(client) == 2)
+    assert caplog.text.count("version 2 cannot be read now: can't start new thread") == 3
+
+
+def test_who_looks_again_because_a_version_was_read_reads_the_next_without_a_pause(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = ServerApp._read
+
+    def lingering(self: ServerApp, version: int) -> None:
+        read(self, version)
+        time.sleep(0.2)  # after whoever looks was woken
+
+    monkeypatch.setattr(ServerApp, "_read", lingering)
+    change_manifest(models_dir / str(publish_one(models_dir, seed=2)), item_count=1)
+    began = time.monotonic()
+    with served(models_dir, look_seconds=20.0) as (_, client):
+        assert answering(client) == 1
+        assert time.monotonic() - began < 10

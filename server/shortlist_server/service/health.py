@@ -15,6 +15,7 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from shortlist_server.access.gate import address_of
 from shortlist_server.errors import InvalidField, QueryError, QueueFull, ServiceNotFound
+from shortlist_server.service.pool import SteadyPool
 from shortlist_server.service.silence import SILENT_PROBE_SECONDS, Silence
 from shortlist_server.service.status import status_of, to_grpc
 from shortlist_server.service.wire import serialized
@@ -57,7 +58,7 @@ class HealthService(health_pb2_grpc.HealthServicer):  # type: ignore[misc]  # it
         self._statuses: dict[str, int] = {}
         self._watchers: dict[_Watcher, None] = {}
         self._of_address: Counter[str] = Counter()
-        self._telling = futures.ThreadPoolExecutor(_TELLERS, "health-tell")
+        self._telling = SteadyPool(_TELLERS, "health-tell")
         self._final = False
 
     def answer(self, requests: Sequence[Any], _arrived: Sequence[float]) -> list[bytes | Exception]:

@@ -68,20 +68,22 @@ class Labelled(dict[tuple[str, ...], M], Generic[M]):
         Where several workers share a scrape they become 0, as their files only grow; ``endpoint`` leaves these out.
         """
         names = self._metric._labelnames
-        for values in [values for values in self if labels.items() <= dict(zip(names, values, strict=True)).items()]:
+        for values in [
+            values for values in list(self) if labels.items() <= dict(zip(names, values, strict=True)).items()
+        ]:
             series: Any = self.pop(values)
             series.set(0)
             if FOLDER_VARIABLE not in os.environ:
                 self._metric.remove(*values)
 
-    def total(self, **labels: str) -> int:
-        """The sum over all series of a counter that have these labels."""
+    def totals(self, label: str) -> dict[str, int]:
+        """The sum over all series of a counter for each value of a label."""
         (family,) = self._metric.collect()
-        return sum(
-            int(sample.value)
-            for sample in family.samples
-            if sample.name.endswith("_total") and labels.items() <= sample.labels.items()
-        )
+        sums: collections.Counter[str] = collections.Counter()
+        for sample in family.samples:
+            if sample.name.endswith("_total"):
+                sums[sample.labels[label]] += int(sample.value)
+        return sums
 
 
 class Metrics:

@@ -84,17 +84,16 @@ class Telemetry(Observer):
 
     def summary(self) -> Summary:
         """What this process says of itself."""
-        requests, answers = self._metrics.requests, self._metrics.answers
-        answered = requests.total(code="OK")
-        versions = {int(version) for version, _ in list(answers)}
+        requests = self._metrics.requests.totals("code")
+        answered = requests.get("OK", 0)
         return Summary(
             uptime_seconds=time.monotonic() - self._born,
             pid=os.getpid(),
             answered=answered,
-            failed=requests.total() - answered,
+            failed=sum(requests.values()) - answered,
             load=self._load(),
             last_swap=self._last_swap,
-            answers={version: answers.total(version=str(version)) for version in versions},
+            answers={int(version): answers for version, answers in self._metrics.answers.totals("version").items()},
         )
 
     def calls_answered(self, method: str, calls: Sequence[Call]) -> None:
