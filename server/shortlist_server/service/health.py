@@ -26,7 +26,7 @@ _WATCHERS = 1_024
 _WATCHERS_OF_ADDRESS = 64
 """Anybody may watch, for as long as they like: each takes some 20 KB."""
 
-_TELLERS = 8
+_TELLERS = 4
 """Threads that tell watchers: one that takes nothing holds up one of them, until it is hung up on."""
 
 _RETRY_SECONDS = 5.0
