@@ -74,18 +74,33 @@ def arrivals(
 ) -> Iterator[float]:
     """Yields when calls are due, ascending, in seconds.
 
+    Every segment has exactly as many calls as its rates come to, but for what rounding to whole calls carries over to
+    the next. Random ones lie as those of a Poisson process do of which that count is known: independently of one
+    another, as densely as the rate is high. A draw of the count itself would now and then ask for a tenth less than was
+    meant.
+
     Args:
         segments: the rates of all generators together.
         start: the time of the first segment's beginning.
-        share: (i, n): the i-th of n generators, each of which makes every n-th call. Independent Poisson processes at a
-            rate of 1/n each are together one at the whole rate.
-        rng: draws the gaps of a Poisson process; None for even spacing.
+        share: (i, n): the i-th of n generators, each of which makes every n-th call.
+        rng: draws random times; None for even spacing.
     """
     place, generators = share
-    calls = rng.expovariate(1.0) * generators if rng else place + 0.5
+    before = 0.0  # calls due until the segment begins
     for segment in segments:
-        while calls < segment.calls:
+        # The call of number n is due, if they are even, when n + 0.5 calls are.
+        first, end = math.ceil(before - 0.5), math.ceil(before + segment.calls - 0.5)
+        mine = range(first + (place - first) % generators, end, generators)
+        for calls in _ascending(len(mine), segment.calls, rng) if rng else (call + 0.5 - before for call in mine):
             yield start + segment.time_of(calls)
-            calls += rng.expovariate(1.0) * generators if rng else generators
-        calls -= segment.calls
+        before += segment.calls
         start += segment.seconds
+
+
+def _ascending(count: int, below: float, rng: random.Random) -> Iterator[float]:
+    """Yields so many independent numbers, evenly distributed from 0 on, in ascending order and without keeping them."""
+    reached = 0.0
+    for left in range(count, 0, -1):
+        # The lowest of those that are left lies so far from where they begin.
+        reached += (below - reached) * -math.expm1(-rng.expovariate(left))
+        yield reached

@@ -28,6 +28,37 @@ def test_random_arrivals_have_the_rate_and_the_spread_of_a_poisson_process() -> 
     assert deviation == pytest.approx(mean, rel=0.05)
 
 
+@pytest.mark.parametrize("generators", [1, 3])
+def test_random_arrivals_are_as_many_as_were_asked_for(generators: int) -> None:
+    segments = (Segment(0.7, 100, 100), Segment(5.0, 183.4, 183.4), *parse_profile("ramp:0-40/3s"))
+    for seed in range(50):
+        rng = random.Random(seed)
+        times = [time for place in range(generators) for time in arrivals(segments, 2.0, (place, generators), rng)]
+        assert [sum(low <= time < high for time in times) for low, high in ((2, 2.7), (2.7, 7.7), (7.7, 10.7))] == [
+            70,
+            917,
+            60,
+        ]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_random_arrivals_in_a_stretch_vary_as_those_of_a_poisson_process(seed: int) -> None:
+    rng = random.Random(seed)
+    times = list(arrivals(constant(1_000.0, 20.0), 0.0, (0, 1), rng))
+    assert times == sorted(times)
+    counts = [0] * 2_000  # in 10 ms each
+    for time in times:
+        counts[int(time * 100)] += 1
+    variance = sum((count - 10) ** 2 for count in counts) / len(counts)
+    assert variance == pytest.approx(10, rel=0.15)  # of even arrivals it would be 0
+
+
+def test_a_rising_rate_makes_random_arrivals_denser() -> None:
+    (ramp,) = parse_profile("ramp:0-400/10s")
+    times = list(arrivals([ramp], 0.0, (0, 1), random.Random(8)))
+    assert sum(time < 5 for time in times) == pytest.approx(500, abs=4 * math.sqrt(500 * 0.75))
+
+
 def test_a_ramp_makes_as_many_calls_as_the_area_under_it() -> None:
     (ramp,) = parse_profile("ramp:100-500/4s")
     times = list(arrivals([ramp], start=0.0, share=(0, 1), rng=None))
