@@ -8,6 +8,7 @@ ACHIEVED = 0.95
 """Of the offered rate, the share that must be answered."""
 MOST_ERRORS = 0.01
 """Of the calls, the share that may fail."""
+_DUE = 0.9  # of what was asked for, the share that must be due; of ten calls, rounding may take one
 FEWEST_CALLS = 10
 """That must be due at a rate: fewer show nothing, good or bad."""
 _EXPLODED = 10.0  # times the lowest 99th percentile of any rate
@@ -23,7 +24,7 @@ class Trial:
 
     Attributes:
         asked: calls/s that were asked for.
-        offered: calls/s that were due: random arrivals make it a little more or less.
+        offered: calls/s that were due: what was asked for, rounded to whole calls.
         achieved: right answers/s.
         p50: seconds.
         p99: seconds.
@@ -51,7 +52,7 @@ class Saturation:
     """What the search came to.
 
     Attributes:
-        rate: the highest rate that was sustained, in calls/s; 0 if none was.
+        rate: the highest rate that was sustained, in calls/s that were due; 0 if none was.
         trials: all rates that were tried, in the order of trying.
         generator_limited: the generator was the bottleneck at every rate that was not sustained, so that the server
             may sustain more.
@@ -80,7 +81,9 @@ def judge(trial: Trial, most_p99: float) -> str:
         return f"only {trial.calls} calls were due, too few to tell"
     if trial.error_share > MOST_ERRORS:
         return f"{trial.error_share:.1%} of the calls failed"
-    if trial.achieved < ACHIEVED * min(trial.asked, trial.offered):
+    if trial.offered < _DUE * trial.asked:
+        return f"only {trial.offered / trial.asked:.0%} of the calls asked for were due"
+    if trial.achieved < ACHIEVED * trial.offered:
         return f"only {trial.achieved / trial.offered:.0%} of the offered rate was answered"
     if trial.p99 > most_p99:
         return f"p99 rose to {trial.p99 * 1e3:,.0f} ms"
@@ -112,7 +115,7 @@ def find_saturation(
         most_p99: seconds; None for ten times the lowest that was seen, and 50 ms at least.
     """
     trials: list[Trial] = []
-    low, high, rate = 0.0, 0.0, first_rate
+    low, high, rate, sustained_rate = 0.0, 0.0, first_rate, 0.0
     limit, calmest = most_p99 or math.inf, math.inf
     complete, went_away = True, False
 
@@ -131,15 +134,18 @@ def find_saturation(
         trial = tried(rate)
         if trial is not None and not trial.sustained:
             trial = tried(rate)
-        sustained = trial is not None and trial.sustained
+        offered = trial.offered if trial is not None and trial.sustained else 0.0
         if trial is not None and low and not trial.achieved:
             trial = tried(low)
             went_away = trial is not None and not trial.achieved
         complete = trial is not None
         if went_away or not complete:
             break
-        low, high = (rate, high) if sustained else (low, rate)
+        if offered:
+            low, sustained_rate = rate, offered
+        else:
+            high = rate
         rate = _next_rate(low, high)
     failed = [trial for trial in trials if not trial.sustained]
     limited = bool(failed) and all(trial.generator_limited for trial in failed)
-    return Saturation(low, tuple(trials), limited, limit, complete, went_away)
+    return Saturation(sustained_rate, tuple(trials), limited, limit, complete, went_away)

@@ -186,9 +186,9 @@ def went_away_text(saturation: Figures) -> str:
         saturation: of ``figures_of``, of a search that ended so.
     """
     trials = saturation["trials"]
-    rates = sorted({trial["asked_rate"] for trial in trials if trial["sustained"]})
+    rates = sorted({trial["offered_rate"] for trial in trials if trial["sustained"]})
     return (
-        f"the server went away during the search: no right answer came at {trials[-2]['asked_rate']:,.0f}/s, nor any "
+        f"the server went away during the search: no right answer came at {trials[-2]['offered_rate']:,.0f}/s, nor any "
         f"longer at {saturation['rate']:,.0f}/s; it had sustained {', '.join(f'{rate:,.0f}/s' for rate in rates)}"
     )
 

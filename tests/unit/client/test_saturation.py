@@ -77,3 +77,18 @@ def test_a_rate_at_which_next_to_nothing_was_asked_is_not_sustained(calls: int) 
     found = find_saturation(lambda rate: replace(trial_of(rate, 1e9), calls=calls), 200.0)
     assert found.rate == 0
     assert {trial.why for trial in found.trials} == {f"only {calls} calls were due, too few to tell"}
+
+
+def test_the_rate_that_is_found_was_due() -> None:
+    found = find_saturation(lambda rate: replace(trial_of(rate, 1_000), offered=rate * 0.97), 200.0)
+    assert found.rate == max(trial.offered for trial in found.trials if trial.sustained)
+
+
+def test_a_rate_of_which_too_little_was_due_is_not_sustained() -> None:
+    def measure(rate: float) -> Trial:
+        due = rate if rate <= 400 else 0.84 * rate
+        return replace(trial_of(due, 1e9), asked=rate)
+
+    found = find_saturation(measure, 200.0)
+    assert 350 < found.rate <= 400
+    assert "only 84% of the calls asked for were due" in {trial.why for trial in found.trials}
