@@ -24,7 +24,7 @@ from shortlist_client.loadtest.schedule import Segment, arrivals
 from shortlist_client.loadtest.streams import Stream
 from shortlist_client.loadtest.tally import NOT_SENT, OK, WRONG_ANSWER, Tally
 from shortlist_client.loadtest.verify import Checker, WrongAnswer, batch_error
-from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, draw_calls
+from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, endless_calls
 
 _STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _LOOK_SECONDS = 0.1  # how often the parent is listened to
@@ -129,7 +129,7 @@ def _generate(setup: Setup, parent: Connection) -> None:
     connections: list[_Connection] = []
     try:
         rng = random.Random(f"{setup.seed}/{setup.place[0]}")  # noqa: S311  # a load is no secret
-        calls = itertools.cycle(draw_calls(setup.workload, rng))
+        calls = endless_calls(setup.workload, rng)
         connections = [_Connection(setup) for _ in range(setup.connections)]
     except (IdsError, NotConnected) as error:
         parent.send(("failed", str(error)))

@@ -1,7 +1,9 @@
 """What is asked: kinds of calls, their shares, and requests drawn and serialized beforehand."""
 
+import itertools
 import random
-from collections.abc import Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -10,7 +12,8 @@ from shortlist_client.loadtest.ids import Zipf
 from shortlist_client.rpcs import recommend_request
 
 MOST_DRAWN = 20_000
-"""Requests that a process draws; after the last it begins again."""
+"""Users, or items, that a process draws for each kind of call; after the last it begins again."""
+_FEWEST_REQUESTS = 100  # of a kind, however large its batches are
 
 MOST_ASKED_FOR = 1_000
 """Of the wire contract: items of an answer, and requests of a batch."""
@@ -97,32 +100,50 @@ def parse_mix(text: str) -> dict[Kind, float]:
     return {kind: weight / total for kind, weight in weights.items()}
 
 
-def draw_calls(workload: Workload, rng: random.Random, most: int = MOST_DRAWN) -> list[Call]:
-    """So many calls in the order in which they are to be made, of every kind in its share.
+def endless_calls(workload: Workload, rng: random.Random, most: int = MOST_DRAWN) -> Iterator[Call]:
+    """Calls in the order in which they are to be made, without end; safe to share between threads.
 
-    A batch counts for as many as it asks for, so that drawing takes no longer; there are 100 calls at least.
+    The kind of each is drawn by itself, so that the shares hold in the long run whatever they are. Its request is the
+    next of those that were drawn for that kind beforehand: to draw one for each call would cost a twentieth of it.
+
+    Args:
+        workload: what is asked.
+        rng: draws, now and later.
+        most: users, or items, of each kind that are drawn; of batches, 100 at least.
     """
-    users = Zipf(len(workload.users), workload.skew, rng)
-    items = Zipf(len(workload.items), workload.skew, rng) if workload.items else None
-    each = sum(share * (workload.batch_size if kind is Kind.BATCH else 1) for kind, share in workload.mix.items())
-    kinds = rng.choices(list(workload.mix), list(workload.mix.values()), k=max(100, int(most / each)))
-    calls = []
-    for kind in kinds:
-        if kind is Kind.SIMILAR:
-            assert items is not None, "a mix with similar needs items"
-            item = workload.items[items.draw()]
-            request = recommender_pb2.SimilarItemsRequest(item_ids=[item], k=workload.k)
-            calls.append(Call(kind, request.SerializeToString(), (item,)))
-            continue
-        asked = tuple(workload.users[users.draw()] for _ in range(workload.batch_size if kind is Kind.BATCH else 1))
-        requests = [recommend_request(user, k=workload.k) for user in asked]
-        if kind is Kind.BATCH:
-            calls.append(
-                Call(kind, recommender_pb2.BatchRecommendRequest(requests=requests).SerializeToString(), asked)
-            )
-        elif kind is Kind.STREAM:
-            entry = recommender_pb2.StreamRecommendRequest(request=requests[0])
-            calls.append(Call(kind, entry.SerializeToString(), asked))
-        else:
-            calls.append(Call(kind, requests[0].SerializeToString(), asked))
-    return calls
+    lists = [_drawn(kind, workload, rng, most) for kind in workload.mix]
+    if len(lists) == 1:
+        return itertools.cycle(lists[0])
+    return _Mixed(lists, list(workload.mix.values()), rng)
+
+
+class _Mixed(Iterator[Call]):
+    """Draws from which list the next call comes. No generator, which threads could not share."""
+
+    def __init__(self, lists: Sequence[Sequence[Call]], shares: Sequence[float], rng: random.Random) -> None:
+        self._cycles = [itertools.cycle(calls) for calls in lists]
+        self._ends = list(itertools.accumulate(shares))[:-1]  # the last is 1, but for rounding
+        self._random = rng.random
+
+    def __next__(self) -> Call:
+        return next(self._cycles[bisect_right(self._ends, self._random())])
+
+
+def _drawn(kind: Kind, workload: Workload, rng: random.Random, most: int) -> list[Call]:
+    size = workload.batch_size if kind is Kind.BATCH else 1
+    ids = workload.items if kind is Kind.SIMILAR else workload.users
+    assert ids, "a mix with similar needs items"
+    zipf = Zipf(len(ids), workload.skew, rng)
+    count = max(_FEWEST_REQUESTS, most // size)
+    return [_call(kind, tuple(ids[zipf.draw()] for _ in range(size)), workload.k) for _ in range(count)]
+
+
+def _call(kind: Kind, asked: tuple[str, ...], k: int) -> Call:
+    if kind is Kind.SIMILAR:
+        return Call(kind, recommender_pb2.SimilarItemsRequest(item_ids=asked, k=k).SerializeToString(), asked)
+    requests = [recommend_request(user, k=k) for user in asked]
+    if kind is Kind.BATCH:
+        return Call(kind, recommender_pb2.BatchRecommendRequest(requests=requests).SerializeToString(), asked)
+    if kind is Kind.STREAM:
+        return Call(kind, recommender_pb2.StreamRecommendRequest(request=requests[0]).SerializeToString(), asked)
+    return Call(kind, requests[0].SerializeToString(), asked)
