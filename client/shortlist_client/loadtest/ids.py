@@ -95,11 +95,13 @@ def _place(path: Path, tensors: dict[str, Any], name: str, kind: str, width: int
 def read_ids(path: Path) -> tuple[str, ...]:
     """The ids of a text file in UTF-8, one a line; empty lines and blanks around an id do not count.
 
+    A newline alone ends a line: an id may hold what else Unicode takes for the end of one.
+
     Raises:
         IdsError: the file cannot be read, holds no id, or one that no request can carry.
     """
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [line.strip() for line in path.read_bytes().decode("utf-8-sig").split("\n")]
     except (OSError, UnicodeDecodeError) as error:
         raise IdsError(f"{path}: {error}") from error
     for number, line in enumerate(lines, start=1):

@@ -101,6 +101,8 @@ def test_ids_come_from_a_file_one_a_line(tmp_path: Path) -> None:
     assert read_ids(file) == ("7", "anna b")
     file.write_bytes(b"\xef\xbb\xbf7 \r\n  \r\nanna b\t\r\n")  # as some editors and spreadsheets write it
     assert read_ids(file) == ("7", "anna b")
+    file.write_bytes("3\v4\r\n5\u00856\n7\u20288\f9\r10\n".encode())
+    assert read_ids(file) == ("3\v4", "5\u00856", "7\u20288\f9\r10")  # a newline alone ends a line
     file.write_text("7\n" + "x" * 513)
     with pytest.raises(IdsError, match="line 2"):
         read_ids(file)
