@@ -46,6 +46,32 @@ def test_what_cannot_be_begun_says_why(options: list[str], why: str, capsys: pyt
     assert re.match(f"shortlist: {why}", capsys.readouterr().err)
 
 
+@pytest.mark.parametrize(
+    ("options", "wanted", "files"),
+    [
+        (["--mix", "similar"], "users and items", "--users, --items"),
+        (["--mix", "similar", "--users", "users.txt"], "items", "--items"),
+        (["--mix", "similar", "--items", "users.txt"], "users", "--users"),
+    ],
+)
+def test_where_there_is_no_model_what_it_is_needed_for_is_said(
+    options: list[str],
+    wanted: str,
+    files: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("users.txt").write_text("u1\n")
+    assert main(["loadtest", "--models-dir", "nowhere", *options]) == 1
+    folder = ", a version's folder (--users-from-model)" if "users" in wanted else ""
+    assert capsys.readouterr().err == (
+        f"shortlist: there is no model in nowhere to draw {wanted} from: "
+        f"name a file of ids ({files}){folder} or the models folder (--models-dir)\n"
+    )
+
+
 def test_no_server_is_said(small_models: Path, capsys: pytest.CaptureFixture[str]) -> None:
     status = main(["loadtest", "--server", "127.0.0.1:1", "--models-dir", str(small_models), "--timeout", "0.2"])
     assert status == 1

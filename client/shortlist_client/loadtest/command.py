@@ -233,8 +233,13 @@ def _is_closed(options: argparse.Namespace) -> bool:
 def _setup(options: argparse.Namespace, target: Target) -> Setup:
     folder: Path | None = options.users_from_model
     wants_items = Kind.SIMILAR in options.mix
-    if folder is None and (options.users is None or (wants_items and options.items is None)):
-        folder = newest_version(options.models_dir)
+    lacking = [
+        name
+        for name, file, wanted in (("users", options.users, True), ("items", options.items, wants_items))
+        if wanted and file is None
+    ]
+    if folder is None and lacking:
+        folder = newest_version(options.models_dir, lacking)
     users = read_ids(options.users) if options.users else ModelIds(_in(folder, "user_ids"))
     items = (read_ids(options.items) if options.items else ModelIds(_in(folder, "item_ids"))) if wants_items else ()
     return Setup(

@@ -113,17 +113,24 @@ def read_ids(path: Path) -> tuple[str, ...]:
     return ids
 
 
-def newest_version(models_dir: Path) -> Path:
+def newest_version(models_dir: Path, wanted: Sequence[str] = ("users",)) -> Path:
     """The folder of the newest version in a models folder.
+
+    Args:
+        models_dir: the models folder.
+        wanted: what its ids are needed for, as the options for files of them are called.
 
     Raises:
         IdsError: there is none.
     """
     versions = [entry for entry in models_dir.glob("*/") if entry.name.isdecimal()]
     if not versions:
+        files = ", ".join(f"--{name}" for name in wanted)
+        # Which takes the place of a file of users.
+        folder = ", a version's folder (--users-from-model)" if "users" in wanted else ""
         raise IdsError(
-            f"there is no model in {models_dir} to draw users from: name a file of ids (--users), a version's folder "
-            "(--users-from-model) or the models folder (--models-dir)"
+            f"there is no model in {models_dir} to draw {' and '.join(wanted)} from: "
+            f"name a file of ids ({files}){folder} or the models folder (--models-dir)"
         )
     return max(versions, key=lambda entry: int(entry.name))
 
