@@ -17,7 +17,7 @@ from shortlist_client.loadtest.saturation import FEWEST_CALLS, Saturation, Trial
 from shortlist_client.loadtest.schedule import Segment, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
 from shortlist_client.loadtest.summary import Figures, Question, figures_of, text_of, went_away_text
-from shortlist_client.loadtest.workload import MOST_ASKED_FOR, Kind, Workload, parse_mix
+from shortlist_client.loadtest.workload import MOST_ASKED_FOR, Kind, Workload, bounds, parse_mix
 
 T = TypeVar("T")
 
@@ -124,7 +124,8 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
     saturation = None
     outcome: Outcome | None
     try:
-        with generators(_setup(options, target), _processes(options)) as running:
+        setup = _setup(options, target)
+        with generators(setup, _processes(options)) as running:
             if options.find_saturation:
                 outcome, saturation = _search(running, options)
             else:
@@ -133,9 +134,10 @@ def run_loadtest(options: argparse.Namespace, target: Target) -> int:
             sys.stderr.write("shortlist: stopped before anything was measured\n")
             return _STOPPED
         mix = {str(kind): share for kind, share in options.mix.items()}
-        question = Question(target.address, mix, _shown(options), options.slo, started)
+        repeated = bounds(setup.workload, _processes(options))
+        question = Question(target.address, mix, _shown(options) | repeated, options.slo, started)
         figures = figures_of(question, outcome, saturation)
-        sys.stdout.write(text_of(figures))
+        sys.stdout.write(text_of(figures) + "".join(f"{name}: {words}\n" for name, words in repeated.items()))
         sys.stdout.flush()
     except (IdsError, GeneratorFailed, OSError) as error:
         sys.stderr.write(f"shortlist: {error}\n")

@@ -117,6 +117,24 @@ def endless_calls(workload: Workload, rng: random.Random, most: int = MOST_DRAWN
     return _Mixed(lists, list(workload.mix.values()), rng)
 
 
+def bounds(workload: Workload, processes: int) -> dict[str, str]:
+    """In words, how many of the users and items can come up, where there are more than so many processes draw.
+
+    Returns:
+        "distinct users" and "distinct items", or neither, to the words.
+    """
+    found = {}
+    for name, ids, kinds in (
+        ("distinct users", workload.users, workload.mix.keys() - {Kind.SIMILAR}),
+        ("distinct items", workload.items, workload.mix.keys() & {Kind.SIMILAR}),
+    ):
+        sizes = [_size(kind, workload) for kind in kinds]
+        most = processes * sum(size * _requests(size, MOST_DRAWN) for size in sizes)
+        if kinds and most < len(ids):
+            found[name] = f"{most:,} of {len(ids):,} at most; every process draws its requests once and repeats them"
+    return found
+
+
 class _Mixed(Iterator[Call]):
     """Draws from which list the next call comes. No generator, which threads could not share."""
 
@@ -130,12 +148,21 @@ class _Mixed(Iterator[Call]):
 
 
 def _drawn(kind: Kind, workload: Workload, rng: random.Random, most: int) -> list[Call]:
-    size = workload.batch_size if kind is Kind.BATCH else 1
+    size = _size(kind, workload)
     ids = workload.items if kind is Kind.SIMILAR else workload.users
     assert ids, "a mix with similar needs items"
     zipf = Zipf(len(ids), workload.skew, rng)
-    count = max(_FEWEST_REQUESTS, most // size)
-    return [_call(kind, tuple(ids[zipf.draw()] for _ in range(size)), workload.k) for _ in range(count)]
+    return [_call(kind, tuple(ids[zipf.draw()] for _ in range(size)), workload.k) for _ in range(_requests(size, most))]
+
+
+def _size(kind: Kind, workload: Workload) -> int:
+    """Ids that a request asks about."""
+    return workload.batch_size if kind is Kind.BATCH else 1
+
+
+def _requests(size: int, most: int) -> int:
+    """How many of such a size are drawn."""
+    return max(_FEWEST_REQUESTS, most // size)
 
 
 def _call(kind: Kind, asked: tuple[str, ...], k: int) -> Call:

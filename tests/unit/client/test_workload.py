@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 
 from shortlist.v1 import recommender_pb2
-from shortlist_client.loadtest.workload import Kind, Workload, endless_calls, parse_mix
+from shortlist_client.loadtest.workload import MOST_DRAWN, Kind, Workload, bounds, endless_calls, parse_mix
 
 
 def test_a_mix_is_read_as_shares() -> None:
@@ -56,3 +56,15 @@ def test_calls_of_a_mix_may_be_taken_by_several_threads() -> None:
     with ThreadPoolExecutor(4) as threads:
         taken = threads.map(lambda _: [next(calls).kind for _ in range(5_000)], range(4))
         assert sum(map(len, taken)) == 20_000
+
+
+def test_users_who_cannot_come_up_are_counted() -> None:
+    users = [str(number) for number in range(2 * MOST_DRAWN + 1)]
+    unary = Workload(parse_mix("unary"), users, skew=0.0)
+    assert bounds(unary, 1)["distinct users"].startswith("20,000 of 40,001 at most")
+    assert bounds(unary, 2)["distinct users"].startswith("40,000 of 40,001 at most")
+    assert bounds(unary, 3) == {}
+    asked = {call.asked for call in itertools.islice(endless_calls(unary, random.Random(1)), 3 * MOST_DRAWN)}
+    assert MOST_DRAWN / 2 < len(asked) <= MOST_DRAWN
+    large = Workload(parse_mix("batch,similar"), users, users, batch_size=1_000)
+    assert bounds(large, 1) == {"distinct items": bounds(unary, 1)["distinct users"]}
