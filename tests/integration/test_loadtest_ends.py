@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from shortlist.v1 import recommender_pb2
+from shortlist_client.loadtest import processes
 from shortlist_client.main import main
 from tests.loadtesting import Load, answering
 from tests.running import SHORTLIST
@@ -122,3 +123,15 @@ def test_a_run_without_calls_says_so(load: Load, server: str, capsys: pytest.Cap
     status, figures = load(server, "--rate", "0.01", "--duration", "0.2", "--arrivals", "even")
     assert (status, figures["requests"]) == (1, 0)
     assert capsys.readouterr().err == "shortlist: no call was due in 0.2 s, so nothing was measured\n"
+
+
+def test_a_rate_far_above_what_can_be_made_ends_with_figures(load: Load, monkeypatch: pytest.MonkeyPatch) -> None:
+    """To count two million calls that were not made takes several seconds after the run."""
+    monkeypatch.setattr(processes, "_PATIENCE_SECONDS", 4.0)
+    with answering(lambda _: b"") as address:
+        options = ("--rate", "1000000", "--duration", "2", "--warmup", "0", "--timeout", "0.5", "--check", "0")
+        status, figures = load(address, *options)
+    assert status == 0
+    assert figures["requests"] == 2_000_000
+    assert 0 < figures["ok"] < 500_000
+    assert figures["generator"]["bottleneck"]

@@ -14,7 +14,7 @@ from shortlist_client.loadtest.ids import MOST_SKEW, IdsError, ModelIds, newest_
 from shortlist_client.loadtest.processes import GeneratorFailed, Generators, Load, Outcome, Progress, generators
 from shortlist_client.loadtest.report import page_of
 from shortlist_client.loadtest.saturation import FEWEST_CALLS, Saturation, Trial, find_saturation
-from shortlist_client.loadtest.schedule import Segment, constant, parse_profile
+from shortlist_client.loadtest.schedule import MOST_RATE, Segment, constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
 from shortlist_client.loadtest.summary import Figures, Question, figures_of, text_of, went_away_text
 from shortlist_client.loadtest.workload import MOST_ASKED_FOR, Kind, Workload, bounds, parse_mix
@@ -33,7 +33,7 @@ _STOPPED = 130
 def add_options(parser: argparse.ArgumentParser) -> None:
     """Adds the options of the command to its parser, but for those that say where the server is."""
     load = parser.add_argument_group("how much").add_mutually_exclusive_group()
-    load.add_argument("--rate", type=_positive, metavar="R", help="open loop: R calls/s, whether answers come or not")
+    load.add_argument("--rate", type=_rate, metavar="R", help="open loop: R calls/s, whether answers come or not")
     load.add_argument(
         "--concurrency", type=_count, metavar="N", help="closed loop: N calls wait at any time (default: 64)"
     )
@@ -51,7 +51,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     more.add_argument("--warmup", type=_not_negative, default=1.0, metavar="SECONDS", help="not counted (default: 1)")
     more.add_argument("--arrivals", choices=["poisson", "even"], default="poisson", help="of an open loop")
     more.add_argument(
-        "--first-rate", type=_positive, default=_FIRST_RATE, metavar="R", help="--find-saturation begins here"
+        "--first-rate", type=_rate, default=_FIRST_RATE, metavar="R", help="--find-saturation begins here"
     )
     more.add_argument(
         "--most-p99", type=_positive, metavar="MS",
@@ -342,6 +342,10 @@ def _number(text: str, least: float, most: float, wanted: str) -> float:
 
 def _positive(text: str) -> float:
     return _number(text, 1e-3, 1e7, "a number from 0.001 to 10,000,000")
+
+
+def _rate(text: str) -> float:
+    return _number(text, 1e-3, MOST_RATE, f"a number from 0.001 to {MOST_RATE:,}")
 
 
 def _not_negative(text: str) -> float:

@@ -134,24 +134,30 @@ class Generators:
         for place, pipe in enumerate(self._pipes):
             pipe.send(replace(run, in_flight=_part(load.in_flight, place, count)))
         progress.begin(start, load)
-        patience = start + load.seconds + self._setups[0].timeout_seconds + _PATIENCE_SECONDS
         interrupted = False
         try:
-            counted = self._collect(progress, patience)
+            counted = self._collect(progress)
         except KeyboardInterrupt:
             interrupted = True
             end = time.perf_counter() + STOP_SECONDS  # all processes measure until then
             for pipe in self._pipes:
                 pipe.send(end)
-            counted = self._collect(progress, time.perf_counter() + self._setups[0].timeout_seconds + _PATIENCE_SECONDS)
+            counted = self._collect(progress)
         tally = counted[0].tally
         for one in counted[1:]:
             tally.merge(one.tally)
         seconds = min(one.seconds for one in counted)
         return Outcome(load, tally, seconds, tuple(counted), interrupted)
 
-    def _collect(self, progress: "Progress", patience: float) -> list[Counted]:
+    def _collect(self, progress: "Progress") -> list[Counted]:
+        """Waits for what all processes counted, for as long as they are heard of.
+
+        One that was to make far more calls than it can goes on after the run, counting those that it did not make. In
+        the end it waits in silence for answers, for a timeout at most, and asks some questions again.
+        """
         counted: dict[int, Counted] = {}
+        silence = self._setups[0].timeout_seconds + _PATIENCE_SECONDS
+        heard = [time.perf_counter()] * len(self._pipes)
         while len(counted) < len(self._pipes):
             ready = wait(self._pipes, timeout=1.0)
             for pipe in ready:
@@ -161,12 +167,13 @@ class Generators:
                     what, *said = pipe.recv()
                 except (EOFError, OSError):
                     raise GeneratorFailed("a generator process ended early") from None
+                heard[place] = time.perf_counter()
                 if what == "counted":
                     counted[place] = said[0]
                 elif what == "progress":
                     progress.hear(place, *said)
             progress.show()
-            if time.perf_counter() > patience:
+            if any(time.perf_counter() - last > silence for place, last in enumerate(heard) if place not in counted):
                 raise GeneratorFailed("a generator process does not end")
         return [counted[place] for place in sorted(counted)]
 

@@ -11,6 +11,9 @@ _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _NUMBER = r"\d+(?:\.\d+)?"
 _SHORTEST_SECONDS = 0.1
 
+MOST_RATE = 1_000_000
+"""In calls/s: above what any machine makes, and few enough that those that were not made can be counted one by one."""
+
 
 @dataclass(frozen=True)
 class Segment:
@@ -58,12 +61,14 @@ def parse_profile(text: str) -> tuple[Segment, ...]:
     seconds = float(found["length"]) * _UNITS[found["unit"]]
     if seconds < _SHORTEST_SECONDS:
         raise ValueError(f"a profile's time must be {_SHORTEST_SECONDS} s or more, not {seconds:g} s")
+    rates = [float(rate) for rate in re.findall(_NUMBER, text.partition("/")[0])]
+    if max(rates) > MOST_RATE:
+        raise ValueError(f"the rates of a profile must be {MOST_RATE:,} at most, not {max(rates):,.10g}")
     if ramp:
-        first, last = float(ramp["first"]), float(ramp["last"])
+        first, last = rates
         if not max(first, last):
             raise ValueError("a ramp from 0 to 0 asks for nothing")
         return (Segment(seconds, first, last),)
-    rates = [float(rate) for rate in found["rates"].split(",")]
     if not all(rates):
         raise ValueError("the rate of every step must be above 0")
     return tuple(Segment(seconds, rate, rate) for rate in rates)
