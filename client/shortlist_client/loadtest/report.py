@@ -196,13 +196,13 @@ def _steps(figures: Figures) -> str:
         return ""
     rows = [
         [
-            f"{step['asked_rate']:,g}", f"{step['rate']:,.1f}", _number(step["p50_ms"]), _number(step["p99_ms"]),
-            _number(step["max_ms"]), f"{step['failed']:,}",
+            f"{step['asked_rate']:,g}", f"{step['offered_rate']:,.1f}", f"{step['rate']:,.1f}",
+            _number(step["p50_ms"]), _number(step["p99_ms"]), _number(step["max_ms"]), f"{step['failed']:,}",
         ]
         for step in figures["steps"]
     ]  # fmt: skip
-    heads = ["asked for, calls/s", "answered/s", "p50 ms", "p99 ms", "max ms", "failed"]
-    return _section("Steps", "Each step of the profile by itself.", _table(heads, rows))
+    heads = ["asked for, calls/s", "due/s", "of these answered/s", "p50 ms", "p99 ms", "max ms", "failed"]
+    return _section("Steps", "Each step of the profile by itself: the calls that were due in it.", _table(heads, rows))
 
 
 def _errors(figures: Figures) -> str:

@@ -150,6 +150,8 @@ def _steps(outcome: Outcome) -> list[Figures]:
             together.merge(outcome.tally.intervals[row])
         seconds = len(within) * step
         if seconds:
+            # Of the calls due in the step, as latencies are: answers that come in it may be to the step before.
+            together.answered = together.due - together.failed
             rates = {"offered_rate": together.due / seconds, "rate": together.answered / seconds}
             rows.append({"from": begin, "to": end, "asked_rate": segment.first_rate, **rates, **_interval(together)})
         begin = end
@@ -210,8 +212,8 @@ def text_of(figures: Figures) -> str:
     lines += [f"{name:<12}" + "".join(f"{_cell(value):>10}" for value in row.values()) for name, row in rows.items()]
     for step in figures["steps"]:
         lines.append(
-            f"step {step['asked_rate']:,g}/s: {step['rate']:,.1f}/s answered, p50 {_cell(step['p50_ms'])} ms, "
-            f"p99 {_cell(step['p99_ms'])} ms, {step['failed']:,} failed"
+            f"step {step['asked_rate']:,g}/s: {step['offered_rate']:,.1f}/s due, {step['rate']:,.1f}/s of these "
+            f"answered, p50 {_cell(step['p50_ms'])} ms, p99 {_cell(step['p99_ms'])} ms, {step['failed']:,} failed"
         )
     if figures["errors"]:
         by_status = ", ".join(f"{status} {count:,}" for status, count in figures["errors"].items())

@@ -9,7 +9,7 @@ import pytest
 from shortlist_client.loadtest.generator import Counted
 from shortlist_client.loadtest.processes import Load, Outcome
 from shortlist_client.loadtest.report import page_of
-from shortlist_client.loadtest.schedule import constant
+from shortlist_client.loadtest.schedule import constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
 from shortlist_client.loadtest.summary import Question, figures_of, text_of
 from shortlist_client.loadtest.tally import NOT_SENT, OK, WRONG_ANSWER, Tally
@@ -118,3 +118,20 @@ def test_columns_of_a_table_are_as_wide_as_their_words() -> None:
     page = page_of(figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), measured(), None))
     # Where "anywhere" holds, a narrow page makes a column one letter wide.
     assert re.search(r"^th, td \{[^}]*overflow-wrap: break-word;", page, re.MULTILINE)
+
+
+def test_answers_to_a_step_that_overloads_count_as_that_step_s() -> None:
+    tally = Tally(2.0, 0.25)
+    for place in range(100):
+        tally.record(Kind.UNARY, place / 100, 1.5, OK)  # all answered during the second step
+    for place in range(10):
+        tally.record(Kind.UNARY, 1 + place / 10, 1.99, OK if place else NOT_SENT)
+    outcome = outcome_of(tally)
+    outcome = replace(outcome, load=replace(outcome.load, segments=parse_profile("steps:100,10/1s")))
+    figures = figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), outcome, None)
+    first, second = figures["steps"]
+    assert (first["due"], first["answered"], first["offered_rate"], first["rate"]) == (100, 100, 100, 100)
+    assert (second["due"], second["answered"], second["offered_rate"], second["rate"]) == (10, 9, 10, 9)
+    assert "step 10/s: 10.0/s due, 9.0/s of these answered, p50" in text_of(figures)
+    row = "<td>10</td><td class=number>10.0</td><td class=number>9.0</td>"
+    assert row in page_of(figures)
