@@ -38,7 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
         "--concurrency", type=_count, metavar="N", help="closed loop: N calls wait at any time (default: 64)"
     )
     load.add_argument(
-        "--profile", type=_parsed(parse_profile), metavar="P",
+        "--profile", type=_profile, metavar="P",
         help="open loop: ramp:100-2000/30s, or steps:500,1000,2000/10s with each step held so long",
     )  # fmt: skip
     load.add_argument(
@@ -265,7 +265,8 @@ def _load(options: argparse.Namespace) -> Load:
     seconds = options.duration or _DURATION_SECONDS
     segments: tuple[Segment, ...] = ()
     if options.profile:
-        segments, seconds = options.profile, sum(segment.seconds for segment in options.profile)
+        segments = parse_profile(options.profile)
+        seconds = sum(segment.seconds for segment in segments)
     elif options.rate:
         segments = constant(options.rate, seconds)
     in_flight = 0 if segments else options.concurrency or _IN_FLIGHT
@@ -304,7 +305,11 @@ def _search(running: Generators, options: argparse.Namespace) -> tuple[Outcome |
 
 def _shown(options: argparse.Namespace) -> dict[str, str]:
     """Options that say what was measured."""
+    each = f"for {options.duration or _TRIAL_SECONDS:g} s each"
     shown = {
+        "rate": f"{options.rate:,.10g}/s" if options.rate else "",
+        "profile": options.profile or "",
+        "search": f"from {options.first_rate:,.10g}/s on, {each}" if options.find_saturation else "",
         "k": str(options.k),
         "batch size": str(options.batch_size) if Kind.BATCH in options.mix else "",
         "users": str(options.users or options.users_from_model or f"newest of {options.models_dir}"),
@@ -328,6 +333,12 @@ def _parsed(parse: Callable[[str], T]) -> Callable[[str], T]:
             raise argparse.ArgumentTypeError(str(error)) from error
 
     return parsed
+
+
+def _profile(text: str) -> str:
+    """The profile as it was written, which results repeat."""
+    _parsed(parse_profile)(text)
+    return text
 
 
 def _number(text: str, least: float, most: float, wanted: str) -> float:
