@@ -1,13 +1,24 @@
-"""Charts as inline SVG, in colours that the page's style sheet knows."""
+"""Charts as inline SVG, in colours and sizes of text that the page's style sheet knows.
 
+A page may be as narrow as a telephone: the drawing is small, so that little is lost of it, and has room for text of
+``TEXT_SIZE``, in which the style sheet shows it there.
+"""
+
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from html import escape
 
-_WIDTH, _HEIGHT = 640.0, 300.0
-_LEFT, _RIGHT, _TOP, _BOTTOM = 80.0, 52.0, 12.0, 46.0  # on the right the name of a mark at the very end has room
-_MARK_HEIGHT = 15.0
+WIDTH, _HEIGHT = 440.0, 260.0
+"""Of a drawing, in its own units."""
+TEXT_SIZE = 16.0
+"""The largest in which a style sheet may show text, in units of the drawing."""
+_LETTER = 0.65 * TEXT_SIZE  # the widest digit of a common font; a bold one needs a little more
+_BOLD_LETTER = 0.7 * TEXT_SIZE
+_GAP = 8.0
+_TOP, _BOTTOM = 36.0, 46.0  # at the top the vertical axis says what it shows
+_MARK_HEIGHT = 17.0
 _DECADES_WITH_HALVES = 2.5  # up to so many decades an axis shows 2 and 5 of each as well
 
 Point = tuple[float, float | None]
@@ -96,7 +107,8 @@ def log_axis(low: float, high: float, label: str, shown: Callable[[float], str] 
 
 def line_chart(x: Axis, y: Axis, lines: Sequence[Line]) -> str:
     """Lines over one another."""
-    return _svg(x, y, "".join(_line(x, y, line) for line in lines))
+    plane = _Plane(x, y, _width(x.shown(x.ticks[-1])) / 2)
+    return plane.svg("".join(_line(plane, line) for line in lines))
 
 
 def histogram(x: Axis, y: Axis, bars: Sequence[tuple[float, float, float]], marks: Sequence[tuple[str, float]]) -> str:
@@ -104,36 +116,99 @@ def histogram(x: Axis, y: Axis, bars: Sequence[tuple[float, float, float]], mark
 
     Marks must be in ascending order; one that would run through names before it begins below them.
     """
+    plane = _Plane(x, y, 4 + max(len(name) for name, _ in marks) * _BOLD_LETTER)
     drawn = []
     for low, high, height in bars:
-        left, right, top = _x(x, low), _x(x, high), _y(y, height)
+        left, right, top = plane.x(low), plane.x(high), plane.y(height)
         width = max(right - left - 0.6, 0.6)
         drawn.append(
-            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{_y(y, y.low) - top:.1f}"/>'
+            f'<rect class="bar" x="{left:.1f}" y="{top:.1f}" width="{width:.1f}" height="{plane.bottom - top:.1f}"/>'
         )
     ends: list[float] = []  # of the last name in each row
     for name, value in marks:
-        at = _x(x, value)
+        at = plane.x(value)
         row = next((row + 1 for row in reversed(range(len(ends))) if ends[row] > at), 0)
-        ends[row:] = [at + 4 + 7.5 * len(name)]
+        ends[row:] = [at + 4 + _BOLD_LETTER * len(name)]
         top = _TOP + _MARK_HEIGHT * row
-        drawn.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top:.1f}" y2="{_y(y, y.low):.1f}"/>')
-        drawn.append(f'<text class="mark" x="{at + 4:.1f}" y="{top + 11:.1f}">{escape(name)}</text>')
-    return _svg(x, y, "".join(drawn))
+        drawn.append(f'<line class="mark" x1="{at:.1f}" x2="{at:.1f}" y1="{top:.1f}" y2="{plane.bottom:.1f}"/>')
+        drawn.append(f'<text class="mark" x="{at + 4:.1f}" y="{top + 13:.1f}">{escape(name)}</text>')
+    return plane.svg("".join(drawn))
 
 
-def _line(x: Axis, y: Axis, line: Line) -> str:
+def _width(text: str) -> float:
+    return _LETTER * len(text)
+
+
+class _Plane:
+    """Where values lie in a drawing.
+
+    Args:
+        x: the horizontal axis.
+        y: the vertical one, whose numbers have room on the left.
+        right: room on the right, for what is written beside the very end of the horizontal axis.
+    """
+
+    def __init__(self, x: Axis, y: Axis, right: float) -> None:
+        self._horizontal, self._vertical = x, y
+        self._left = _GAP + max(_width(y.shown(tick)) for tick in y.ticks)
+        self._right = WIDTH - right
+        self.bottom = _HEIGHT - _BOTTOM
+
+    def x(self, value: float) -> float:
+        return self._left + self._horizontal.share(value) * (self._right - self._left)
+
+    def y(self, value: float) -> float:
+        return self.bottom - self._vertical.share(value) * (self.bottom - _TOP)
+
+    def svg(self, content: str) -> str:
+        """The drawing: the axes, and the content over them."""
+        x, y = self._horizontal, self._vertical
+        parts = [f'<svg viewBox="0 0 {WIDTH:g} {_HEIGHT:g}" aria-hidden="true">']
+        for tick in y.ticks:
+            at = self.y(tick)
+            parts.append(
+                f'<line class="grid" x1="{self._left:.1f}" x2="{self._right:.1f}" y1="{at:.1f}" y2="{at:.1f}"/>'
+            )
+            parts.append(
+                f'<text x="{self._left - _GAP:.1f}" y="{at + 4:.1f}" text-anchor="end">{escape(y.shown(tick))}</text>'
+            )
+        below = self.bottom + 20
+        parts += [
+            f'<text x="{self.x(tick):.1f}" y="{below:.1f}" text-anchor="middle">{escape(x.shown(tick))}</text>'
+            for tick in self._named()
+        ]
+        middle = (self._left + self._right) / 2
+        parts.append(f'<text x="{middle:.1f}" y="{_HEIGHT - 5:.1f}" text-anchor="middle">{escape(x.label)}</text>')
+        # Over the numbers, and beyond them where it is longer.
+        end = max(self._left - _GAP, _width(y.label))
+        parts.append(f'<text x="{end:.1f}" y="13" text-anchor="end">{escape(y.label)}</text>')
+        return "".join([*parts, content, "</svg>"])
+
+    def _named(self) -> Sequence[float]:
+        """Ticks of the horizontal axis: all, or as many as have room for their names, evenly apart."""
+        axis = self._horizontal
+        # Of 1, 2, 5, 10, … every third is left, so that each is ten times the one before.
+        steps = (1, 3, 6) if axis.log else range(1, len(axis.ticks))
+        choices = [axis.ticks[::step] for step in steps]
+        return next((ticks for ticks in choices if self._have_room(ticks)), axis.ticks[:1])
+
+    def _have_room(self, ticks: Sequence[float]) -> bool:
+        ends = [(self.x(tick), _width(self._horizontal.shown(tick)) / 2) for tick in ticks]
+        return all(at + half + _GAP <= other - more for (at, half), (other, more) in itertools.pairwise(ends))
+
+
+def _line(plane: _Plane, line: Line) -> str:
     pieces: list[list[str]] = [[]]
     dots = []
     for at, value in line.points:
         if value is None:
             pieces.append([])
             continue
-        place = f"{_x(x, at):.1f},{_y(y, value):.1f}"
+        place = f"{plane.x(at):.1f},{plane.y(value):.1f}"
         pieces[-1].append(place)
         if line.dots or (len(line.points) == 1):
             left, _, top = place.partition(",")
-            dots.append(f'<circle class="{line.style}" cx="{left}" cy="{top}" r="3.2"/>')
+            dots.append(f'<circle class="{line.style}" cx="{left}" cy="{top}" r="2.6"/>')
     # A point alone is no line; drawn twice it shows as a dot.
     drawn = [
         f'<polyline class="{line.style}" points="{" ".join(piece * (2 if len(piece) == 1 else 1))}"/>'
@@ -141,29 +216,3 @@ def _line(x: Axis, y: Axis, line: Line) -> str:
         if piece
     ]
     return "".join(drawn + dots)
-
-
-def _x(axis: Axis, value: float) -> float:
-    return _LEFT + axis.share(value) * (_WIDTH - _LEFT - _RIGHT)
-
-
-def _y(axis: Axis, value: float) -> float:
-    return _HEIGHT - _BOTTOM - axis.share(value) * (_HEIGHT - _TOP - _BOTTOM)
-
-
-def _svg(x: Axis, y: Axis, content: str) -> str:
-    parts = [f'<svg viewBox="0 0 {_WIDTH:g} {_HEIGHT:g}" aria-hidden="true">']
-    for tick in y.ticks:
-        at = _y(y, tick)
-        parts.append(f'<line class="grid" x1="{_LEFT}" x2="{_WIDTH - _RIGHT}" y1="{at:.1f}" y2="{at:.1f}"/>')
-        parts.append(f'<text x="{_LEFT - 8}" y="{at + 4:.1f}" text-anchor="end">{escape(y.shown(tick))}</text>')
-    for tick in x.ticks:
-        at = _x(x, tick)
-        parts.append(
-            f'<text x="{at:.1f}" y="{_HEIGHT - _BOTTOM + 18}" text-anchor="middle">{escape(x.shown(tick))}</text>'
-        )
-    middle = (_LEFT + _WIDTH - _RIGHT) / 2
-    parts.append(f'<text x="{middle}" y="{_HEIGHT - 6}" text-anchor="middle">{escape(x.label)}</text>')
-    half = (_TOP + _HEIGHT - _BOTTOM) / 2
-    parts.append(f'<text transform="translate(13 {half}) rotate(-90)" text-anchor="middle">{escape(y.label)}</text>')
-    return "".join([*parts, content, "</svg>"])

@@ -123,7 +123,7 @@ def _saturation(figures: Figures) -> str:
         ]
         for trial in found["trials"]
     ]
-    table = _table(["offered/s", "answered/s", "p50 ms", "p99 ms", ""], rows, texts=(4,))
+    table = _table(["offered/s", "answered/s", "p50 ms", "p99 ms", ""], rows, texts=(4,), style="trials")
     note = "Rates in the order in which they were tried. "
     if found["generator_limited"] and not found["server_went_away"]:
         note += "Above the highest sustained rate the generator was the bottleneck: the server may sustain more."
@@ -201,8 +201,9 @@ def _steps(figures: Figures) -> str:
         ]
         for step in figures["steps"]
     ]  # fmt: skip
-    heads = ["asked for, calls/s", "due/s", "of these answered/s", "p50 ms", "p99 ms", "max ms", "failed"]
-    return _section("Steps", "Each step of the profile by itself: the calls that were due in it.", _table(heads, rows))
+    heads = ["asked for, calls/s", "due/s", "answered/s", "p50 ms", "p99 ms", "max ms", "failed"]
+    note = "Each step of the profile by itself: the calls that were due in it, and how many of these were answered."
+    return _section("Steps", note, _table(heads, rows))
 
 
 def _errors(figures: Figures) -> str:
@@ -256,7 +257,7 @@ def _figure(heading: str, keys: Iterable[tuple[str, str]], drawing: str) -> str:
     return f'<figure>{caption}<div role="img" aria-label="{escape(heading)}">{drawing}</div></figure>'
 
 
-def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = ()) -> str:
+def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[int] = (), style: str = "") -> str:
     def cells(row: Sequence[str], element: str) -> str:
         return "".join(
             f"<{element}{'' if place == 0 or place in texts else ' class=number'}>{escape(cell)}</{element}>"
@@ -264,7 +265,8 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[str]], texts: Sequence[
         )
 
     body = "".join(f"<tr>{cells(row, 'td')}</tr>" for row in rows)
-    return f'<div class="scroll"><table><thead><tr>{cells(heads, "th")}</tr></thead><tbody>{body}</tbody></table></div>'
+    head = f"<thead><tr>{cells(heads, 'th')}</tr></thead>"
+    return f'<div class="scroll"><table class="{style}">{head}<tbody>{body}</tbody></table></div>'
 
 
 def _facts(heading: str, values: dict[str, str]) -> str:

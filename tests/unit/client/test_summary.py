@@ -6,9 +6,11 @@ from dataclasses import replace
 
 import pytest
 
+from shortlist_client.loadtest.drawing import TEXT_SIZE
 from shortlist_client.loadtest.generator import Counted
 from shortlist_client.loadtest.processes import Load, Outcome
 from shortlist_client.loadtest.report import page_of
+from shortlist_client.loadtest.saturation import Saturation, Trial
 from shortlist_client.loadtest.schedule import constant, parse_profile
 from shortlist_client.loadtest.slo import parse_slo
 from shortlist_client.loadtest.summary import Question, figures_of, text_of
@@ -135,3 +137,28 @@ def test_answers_to_a_step_that_overloads_count_as_that_step_s() -> None:
     assert "step 10/s: 10.0/s due, 9.0/s of these answered, p50" in text_of(figures)
     row = "<td>10</td><td class=number>10.0</td><td class=number>9.0</td>"
     assert row in page_of(figures)
+
+
+def test_text_of_charts_can_be_read_on_a_telephone() -> None:
+    page = page_of(figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), measured(), None))
+    narrow = page.partition("@media (max-width: 560px)")[2]
+    size = re.search(r"svg text[^{]*\{ font-size: ([\d.]+)px; \}", narrow)
+    drawings = re.findall(r'viewBox="0 0 (\d+) ', page)
+    assert size is not None
+    for width in drawings:
+        assert float(size[1]) * 332 / int(width) > 11  # 332 of 390 pixels are the drawing's
+    assert float(size[1]) == TEXT_SIZE
+    assert len(drawings) == 3
+
+
+def test_why_a_rate_was_not_sustained_stands_below_its_figures_on_a_telephone() -> None:
+    trial = Trial(200.0, 200.0, 100.0, 0.001, 0.002, 0.0, 1_000, sustained=False, why="too late")
+    found = Saturation(0.0, (trial,), generator_limited=False, most_p99=0.05, complete=True)
+    page = page_of(figures_of(Question("h:1", {"unary": 1.0}, {}, (), 0.0), measured(), found))
+    (table,) = re.findall(r'<table class="trials">.*?</table>', page)
+    narrow = page.partition("@media (max-width: 560px)")[2]
+    columns = re.search(r"\.trials tr \{ display: grid; grid-template-columns: repeat\((\d), 1fr\); \}", narrow)
+    assert columns is not None
+    assert table.count("<td") == int(columns[1]) + 1
+    assert table.endswith("<td>too late</td></tr></tbody></table>")
+    assert ".trials td:last-child { grid-column: 1 / -1;" in narrow
