@@ -52,7 +52,8 @@ class Saturation:
     """What the search came to.
 
     Attributes:
-        rate: the highest rate that was sustained, in calls/s that were due; 0 if none was.
+        rate: of the highest rate that was sustained, the calls/s that were due or, where they are fewer, answered; 0 if
+            none was.
         trials: all rates that were tried, in the order of trying.
         generator_limited: the generator was the bottleneck at every rate that was not sustained, so that the server
             may sustain more.
@@ -134,15 +135,16 @@ def find_saturation(
         trial = tried(rate)
         if trial is not None and not trial.sustained:
             trial = tried(rate)
-        offered = trial.offered if trial is not None and trial.sustained else 0.0
+        # An overload of a few per cent is not told from chance: what was answered is sure.
+        answered = min(trial.offered, trial.achieved) if trial is not None and trial.sustained else 0.0
         if trial is not None and low and not trial.achieved:
             trial = tried(low)
             went_away = trial is not None and not trial.achieved
         complete = trial is not None
         if went_away or not complete:
             break
-        if offered:
-            low, sustained_rate = rate, offered
+        if answered:
+            low, sustained_rate = rate, answered
         else:
             high = rate
         rate = _next_rate(low, high)

@@ -189,9 +189,10 @@ def went_away_text(saturation: Figures) -> str:
     """
     trials = saturation["trials"]
     rates = sorted({trial["offered_rate"] for trial in trials if trial["sustained"]})
+    sustained = ", ".join(f"{rate:,.0f}/s" for rate in rates)
     return (
         f"the server went away during the search: no right answer came at {trials[-2]['offered_rate']:,.0f}/s, nor any "
-        f"longer at {saturation['rate']:,.0f}/s; it had sustained {', '.join(f'{rate:,.0f}/s' for rate in rates)}"
+        f"longer at {trials[-1]['offered_rate']:,.0f}/s; it had sustained {sustained}"
     )
 
 
@@ -256,7 +257,11 @@ def _saturation_lines(saturation: Figures) -> list[str]:
     if not saturation["rate"]:
         return [*lines, "no rate was sustained"]
     if saturation["server_went_away"]:
-        return [*lines, went_away_text(saturation), f"before that, at {saturation['rate']:,.0f}/s:"]
+        return [
+            *lines,
+            went_away_text(saturation),
+            f"before that, at {saturation['trials'][-1]['offered_rate']:,.0f}/s:",
+        ]
     lines.append(f"highest sustained rate: {saturation['rate']:,.0f}/s")
     if saturation["generator_limited"]:
         lines.append(

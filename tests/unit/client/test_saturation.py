@@ -84,6 +84,14 @@ def test_the_rate_that_is_found_was_due() -> None:
     assert found.rate == max(trial.offered for trial in found.trials if trial.sustained)
 
 
+@pytest.mark.parametrize("capacity", [177.0, 1_000.0, 12_345.0])
+def test_the_rate_that_is_found_was_answered(capacity: float) -> None:
+    def measure(rate: float) -> Trial:
+        return replace(trial_of(rate, capacity), p99=0.002)  # of a run that is too short for a queue to grow long
+
+    assert find_saturation(measure, 200.0).rate <= capacity
+
+
 def test_a_rate_of_which_too_little_was_due_is_not_sustained() -> None:
     def measure(rate: float) -> Trial:
         due = rate if rate <= 400 else 0.84 * rate
