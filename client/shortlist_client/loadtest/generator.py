@@ -4,21 +4,20 @@ import contextlib
 import gc
 import itertools
 import math
-import os
 import queue
 import random
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
-from pathlib import Path
 
 import grpc
 
 from shortlist_client.loadtest.calls import Calls, NotConnected, connect
 from shortlist_client.loadtest.connection import Target
+from shortlist_client.loadtest.cpu import busy_share, wanted_seconds
 from shortlist_client.loadtest.ids import IdsError
 from shortlist_client.loadtest.schedule import Segment, arrivals
 from shortlist_client.loadtest.streams import Stream
@@ -252,7 +251,7 @@ class _Caller:
 def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection) -> Counted:
     listener = _Listener(parent, callers)
     _sleep_until(run.start - run.warmup_seconds, listener)
-    began, cpu, wanted = time.perf_counter(), time.process_time(), _wanted_seconds()
+    began, cpu, wanted = time.perf_counter(), time.process_time(), wanted_seconds()
     if run.segments:
         _open_loop(setup, run, callers, rng, listener)
     else:
@@ -261,7 +260,9 @@ def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
         _watch_closed_loop(run, callers[0].tally, listener)
     ended = time.perf_counter()
     cpu = time.process_time() - cpu
-    busy = _busy(cpu, (later - wanted.get(thread, 0.0) for thread, later in _wanted_seconds().items()), ended - began)
+    busy = busy_share(
+        cpu, (later - wanted.get(thread, 0.0) for thread, later in wanted_seconds().items()), ended - began
+    )
     made = sum(caller.made for caller in callers)
     for caller in callers:
         caller.end = ended
@@ -344,26 +345,3 @@ def _sleep_until(time_: float, listener: _Listener) -> None:
         if listener.stopped or now >= time_:
             return
         time.sleep(min(time_ - now, _LOOK_SECONDS))
-
-
-def _wanted_seconds() -> dict[str, float]:
-    """How long each thread of this process has run or been ready to run without a core, where Linux counts it."""
-    wanted = {}
-    for statistics in Path(f"/proc/{os.getpid()}/task").glob("*/schedstat"):
-        try:
-            ran, waited = statistics.read_text().split()[:2]
-        except (OSError, ValueError):  # a thread that has just ended, or a system that does not count
-            continue
-        wanted[statistics.parent.name] = (int(ran) + int(waited)) / 1e9
-    return wanted
-
-
-def _busy(cpu_seconds: float, wanted: Iterable[float], seconds: float) -> float:
-    """The share of a time in which a process computed, or would have if it had had a core.
-
-    Threads wait at the same time as others run: their sum would say too much. They are taken to do so independently.
-    """
-    if seconds <= 0:
-        return 0.0
-    idle = math.prod(max(0.0, 1 - each / seconds) for each in wanted)
-    return max(cpu_seconds / seconds, 1 - idle)
