@@ -8,6 +8,7 @@ The core is ``grpc._cython.cygrpc``, which is not a public interface: ``connect`
 takes ``future``; both call back on a thread of the channel's own.
 """
 
+import logging
 import queue
 import threading
 import time
@@ -26,6 +27,7 @@ _STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _NO_FLAGS = 0
 _CONNECT_SECONDS = 2.0
 _REASON_SECONDS = 1.0
+_logger = logging.getLogger(__name__)
 _METHOD_OF_TRIAL = "/grpc.health.v1.Health/Check"  # any answer will do, also that there is no such method
 
 
@@ -85,6 +87,21 @@ def _why_not_connected(channel: grpc.Channel) -> str:
     return "it was too slow to connect to"
 
 
+def tell(done: Done, status: str, message: bytes, details: str) -> None:
+    """Calls back; what that raises is logged, so that whoever reads answers goes on to the next.
+
+    Args:
+        done: what is called.
+        status: as Done says, and so the rest.
+        message: the answer.
+        details: the error in words.
+    """
+    try:
+        done(status, message, details)
+    except Exception:
+        _logger.exception("an answer could not be counted")
+
+
 class PlainCalls:
     """Calls by grpcio's public interface."""
 
@@ -99,7 +116,7 @@ class PlainCalls:
 
         def finished(call: Any) -> None:
             code = call.code()
-            done(code.name, call.result() if code is grpc.StatusCode.OK else b"", call.details() or "")
+            tell(done, code.name, call.result() if code is grpc.StatusCode.OK else b"", call.details() or "")
 
         future = self._methods[path].future(message, timeout=self._timeout_seconds, metadata=self._metadata)
         future.add_done_callback(finished)
@@ -133,7 +150,8 @@ class CoreCalls:
         def finished(event: Any) -> None:
             *_, received, status = event.batch_operations
             code = status.code()
-            done(
+            tell(
+                done,
                 _STATUSES.get(code, "UNKNOWN"),
                 (received.message() or b"") if code == 0 else b"",
                 "" if code == 0 else _text(status.details()),

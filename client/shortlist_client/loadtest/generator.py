@@ -21,7 +21,7 @@ from shortlist_client.loadtest.cpu import busy_share, wanted_seconds
 from shortlist_client.loadtest.ids import IdsError
 from shortlist_client.loadtest.schedule import Segment, arrivals
 from shortlist_client.loadtest.streams import Stream
-from shortlist_client.loadtest.tally import NOT_SENT, OK, WRONG_ANSWER, Tally
+from shortlist_client.loadtest.tally import LATE, NOT_SENT, OK, WRONG_ANSWER, Tally
 from shortlist_client.loadtest.verify import Checker, WrongAnswer, batch_error
 from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, endless_calls
 
@@ -166,8 +166,8 @@ class _Caller:
         self, setup: Setup, run: Run, connection: _Connection, calls: Iterator[Call], checker: Checker
     ) -> None:
         self.tally = Tally(run.seconds, run.step_seconds)
-        self.open_calls = 0
         self.made = 0
+        self._open: dict[int, tuple[Kind, float]] = {}  # calls without an answer so far, and when they were due
         self.end = run.start + run.seconds  # until when closed-loop calls follow one another
         self._zero = run.start
         self.way = connection.calls.name
@@ -179,14 +179,20 @@ class _Caller:
         self._random = random.Random(setup.seed).random  # noqa: S311
         self._check_share = setup.check_share
 
+    @property
+    def open_calls(self) -> int:
+        """Calls that wait for their answers."""
+        return len(self._open)
+
     def call(self, call: Call, due: float) -> None:
         """Makes a call that is or was due."""
         with self._lock:
-            self.open_calls += 1
+            number = self.made
             self.made += 1
+            self._open[number] = call.kind, due
 
         def done(status: str, message: bytes, details: str) -> None:
-            self._done(call, due, status, message, details)
+            self._done(number, call, due, status, message, details)
 
         if call.kind is Kind.STREAM:
             assert self._connection.stream is not None
@@ -204,6 +210,16 @@ class _Caller:
         with self._lock:
             self.tally.seconds = min(max(time_ - self._zero, 0.0), self.tally.seconds)
 
+    def give_up(self) -> None:
+        """Counts the calls that nobody has heard of long after their deadline as late: none may go uncounted."""
+        ended = time.perf_counter()
+        with self._lock:
+            for kind, due in self._open.values():
+                self.tally.record(kind, due - self._zero, ended - self._zero, LATE)
+            if self._open:
+                self.tally.example(f"{LATE}: a call never ended")
+            self._open.clear()
+
     def ask_again(self) -> None:
         """Asks some of what was asked again, now that nobody else asks: the answers must be the same.
 
@@ -217,35 +233,41 @@ class _Caller:
                 status, message, _ = answers.get(timeout=max(0.0, until - time.perf_counter()))
             except queue.Empty:
                 return
-            if status == OK and self._judged(call, message) == WRONG_ANSWER:
+            if status == OK and self._judged(call, message, looked_into=True) == WRONG_ANSWER:
                 self.tally.turned_out_wrong(call.kind)
 
-    def _done(self, call: Call, due: float, status: str, message: bytes, details: str) -> None:
+    def _done(self, number: int, call: Call, due: float, status: str, message: bytes, details: str) -> None:
         ended = time.perf_counter()
         looked_into = status == OK and (
             self._check_share > 0 and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
         )
-        if details:
+        if status == OK:
+            status = self._judged(call, message, looked_into)
+        elif details:
             self.tally.example(f"{status}: {details}")
-        elif status == OK and call.kind is Kind.BATCH and (error := batch_error(message)) is not None:
-            status = _STATUSES.get(error[0], "UNKNOWN")
-            self.tally.example(f"{status}: {error[1]}")
-        elif looked_into:
-            status = self._judged(call, message)
         with self._lock:
-            self.open_calls -= 1
-            self.tally.record(call.kind, due - self._zero, ended - self._zero, status)
+            if self._open.pop(number, None) is not None:  # else it was given up
+                self.tally.record(call.kind, due - self._zero, ended - self._zero, status)
         if self._closed_loop and ended < self.end:
             self.call(next(self.calls), time.perf_counter())
 
-    def _judged(self, call: Call, message: bytes) -> str:
-        self.tally.checked += 1
+    def _judged(self, call: Call, message: bytes, looked_into: bool) -> str:
+        """The status that an answer counts with."""
+        self.tally.checked += looked_into
+        status, why = OK, ""
         try:
-            self._checker.check(call, message)
-        except WrongAnswer as error:
-            self.tally.example(f"{WRONG_ANSWER}: {error}")
-            return WRONG_ANSWER
-        return OK
+            # What a batch holds tells whether it failed, so that each is read.
+            if call.kind is Kind.BATCH and (error := batch_error(message)) is not None:
+                status, why = _STATUSES.get(error[0], "UNKNOWN"), error[1]
+            elif looked_into:
+                self._checker.check(call, message)
+        except WrongAnswer as wrong:
+            status, why = WRONG_ANSWER, str(wrong)
+        except Exception as unforeseen:  # noqa: BLE001  # whatever it is: the answer cannot be made sense of
+            status, why = WRONG_ANSWER, repr(unforeseen)
+        if status != OK:
+            self.tally.example(f"{status}: {why}")
+        return status
 
 
 def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection) -> Counted:
@@ -269,6 +291,8 @@ def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
     patience = ended + setup.timeout_seconds + _SLACK_SECONDS
     while any(caller.open_calls for caller in callers) and time.perf_counter() < patience:
         time.sleep(0.005)
+    for caller in callers:
+        caller.give_up()
     if setup.check_share:
         callers[0].ask_again()
     tally = callers[0].tally

@@ -1,0 +1,93 @@
+"""What ``shortlist loadtest`` makes of answers that are wrong, and of calls that get none."""
+
+import itertools
+import multiprocessing
+import threading
+import time
+from concurrent import futures
+from multiprocessing.connection import Connection
+from typing import Any
+
+import pytest
+
+from shortlist.v1 import recommender_pb2
+from shortlist_client.loadtest.calls import CoreCalls
+from shortlist_client.loadtest.connection import Target, open_channel
+from shortlist_client.loadtest.generator import Run, Setup, generate
+from shortlist_client.loadtest.schedule import Segment, constant
+from shortlist_client.loadtest.workload import Kind, Workload
+from tests.loadtesting import GARBAGE, RECOMMEND, Load, answering, batch_of, recommended
+
+CLOSED_LOOP = ("--concurrency", "4", "--duration", "0.6", "--warmup", "0")
+
+
+def test_each_answer_that_cannot_be_read_is_one_wrong_answer_and_the_next_call_follows(load: Load) -> None:
+    turns, garbage = itertools.count(1), []
+
+    def batch(request: recommender_pb2.BatchRecommendRequest) -> bytes:
+        if turn := next(turns) % 10:
+            return batch_of(request).SerializeToString()
+        garbage.append(turn)
+        return GARBAGE
+
+    with answering(recommended, batch=batch) as address:
+        _, figures = load(address, "--mix", "batch", "--batch-size", "2", "--check", "0.01", *CLOSED_LOOP)
+    wrong, answers = len(garbage), next(turns) - 1
+    assert wrong >= 5
+    assert list(figures["errors"]) == ["WRONG_ANSWER"]
+    # Calls that followed at the very end were no longer due.
+    assert wrong - 4 <= figures["errors"]["WRONG_ANSWER"] <= wrong
+    assert answers - 4 <= figures["requests"] <= answers
+    assert "WRONG_ANSWER: the answer to batch is no such message" in figures["error_examples"][0]
+
+
+def losing(setup: Setup, parent: Connection) -> None:
+    """A generator that never hears of every fifth call again."""
+    start, turns = CoreCalls.start, itertools.count(1)
+
+    def started(self: CoreCalls, path: str, message: bytes, done: Any) -> None:
+        lost = path == RECOMMEND and not next(turns) % 5
+        start(self, path, message, (lambda *_: None) if lost else done)
+
+    CoreCalls.start = started  # type: ignore[method-assign]
+    generate(setup, parent)
+
+
+@pytest.mark.parametrize(("segments", "in_flight"), [(constant(100.0, 0.5), 0), ((), 10)])
+def test_a_call_that_never_ends_is_counted_as_late(segments: tuple[Segment, ...], in_flight: int) -> None:
+    with answering(recommended) as address:
+        setup = Setup(Target(address), Workload({Kind.UNARY: 1.0}, ("u1",)), (0, 1), 1, 0.3, 1_000, 0.0, seed=0)
+        context = multiprocessing.get_context("spawn")
+        ours, theirs = context.Pipe()
+        process = context.Process(target=losing, args=(setup, theirs), daemon=True)
+        process.start()
+        assert ours.recv()[0] == "ready"
+        start = time.perf_counter() + 0.1
+        ours.send(Run(segments, in_flight, False, 0.0, 0.5, 0.5, start))
+        while (said := ours.recv())[0] != "counted":
+            pass
+        ours.send(None)
+        process.join(10)
+    tally = said[1].tally
+    # Of a closed loop each of the ten that wait is lost sooner or later, and no other call follows it.
+    assert tally.requests == said[1].calls_made == 50
+    assert tally.errors == {"DEADLINE_EXCEEDED": 10}
+    assert tally.latencies().count == 50
+    assert tally.latencies().maximum > 0.3
+
+
+def test_who_reads_answers_outlives_what_is_raised_at_one(caplog: pytest.LogCaptureFixture) -> None:
+    heard, answered = threading.Event(), futures.Future[str]()
+
+    def raising(*_: Any) -> None:
+        heard.set()
+        raise RuntimeError("as nobody foresaw")
+
+    with answering(recommended) as address:
+        calls = CoreCalls(open_channel(Target(address)), Target(address), 5.0, [RECOMMEND])
+        calls.start(RECOMMEND, b"", raising)
+        assert heard.wait(10)
+        calls.start(RECOMMEND, b"", lambda status, *_: answered.set_result(status))
+        assert answered.result(10) == "OK"
+        calls.close()
+    assert "as nobody foresaw" in caplog.text
