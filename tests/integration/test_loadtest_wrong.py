@@ -4,6 +4,7 @@ import itertools
 import multiprocessing
 import threading
 import time
+from collections.abc import Iterator
 from concurrent import futures
 from multiprocessing.connection import Connection
 from typing import Any
@@ -16,7 +17,7 @@ from shortlist_client.loadtest.connection import Target, open_channel
 from shortlist_client.loadtest.generator import Run, Setup, generate
 from shortlist_client.loadtest.schedule import Segment, constant
 from shortlist_client.loadtest.workload import Kind, Workload
-from tests.loadtesting import GARBAGE, RECOMMEND, Load, answering, batch_of, recommended
+from tests.loadtesting import GARBAGE, RECOMMEND, Load, answering, batch_of, entry_of, recommended
 
 CLOSED_LOOP = ("--concurrency", "4", "--duration", "0.6", "--warmup", "0")
 
@@ -39,6 +40,45 @@ def test_each_answer_that_cannot_be_read_is_one_wrong_answer_and_the_next_call_f
     assert wrong - 4 <= figures["errors"]["WRONG_ANSWER"] <= wrong
     assert answers - 4 <= figures["requests"] <= answers
     assert "WRONG_ANSWER: the answer to batch is no such message" in figures["error_examples"][0]
+
+
+def test_a_message_of_a_stream_that_cannot_be_read_fails_what_waits_and_the_stream_is_opened_anew(load: Load) -> None:
+    turns, opened = itertools.count(1), itertools.count()
+
+    def stream(requests: Iterator[recommender_pb2.StreamRecommendRequest]) -> Iterator[bytes]:
+        next(opened)
+        for request in requests:
+            yield entry_of(request).SerializeToString() if next(turns) % 50 else GARBAGE
+
+    with answering(recommended, stream=stream) as address:
+        options = ("--mix", "stream", "--check", "0.01", "--connections", "1")
+        _, figures = load(address, *options, *CLOSED_LOOP)
+    streams = next(opened)
+    assert streams >= 5
+    assert list(figures["errors"]) == ["WRONG_ANSWER"]
+    # At most four wait for each message that cannot be read.
+    assert streams - 2 <= figures["errors"]["WRONG_ANSWER"] <= 4 * streams
+    assert figures["ok"] > 40 * (streams - 2)
+    assert "WRONG_ANSWER: a message of the stream is no answer" in figures["error_examples"][0]
+
+
+@pytest.mark.parametrize("kind", ["batch", "stream"])
+def test_an_error_that_says_ok_is_a_wrong_answer(load: Load, kind: str) -> None:
+    error = recommender_pb2.RecommendOutcome(error={"code": 0, "message": "fine"})
+
+    def batch(request: recommender_pb2.BatchRecommendRequest) -> bytes:
+        outcomes = [*batch_of(request).outcomes[1:], error]
+        return recommender_pb2.BatchRecommendResponse(outcomes=outcomes).SerializeToString()
+
+    def stream(requests: Iterator[recommender_pb2.StreamRecommendRequest]) -> Iterator[bytes]:
+        for request in requests:
+            answer = recommender_pb2.StreamRecommendResponse(request_id=request.request_id, outcome=error)
+            yield answer.SerializeToString()
+
+    with answering(recommended, batch=batch, stream=stream) as address:
+        _, figures = load(address, "--mix", kind, "--batch-size", "2", "--check", "0", *CLOSED_LOOP)
+    assert figures["errors"] == {"WRONG_ANSWER": figures["requests"]}
+    assert figures["error_examples"] == ["WRONG_ANSWER: an entry failed with the status OK: fine"]
 
 
 def losing(setup: Setup, parent: Connection) -> None:

@@ -13,8 +13,6 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
-import grpc
-
 from shortlist_client.loadtest.calls import Calls, NotConnected, connect
 from shortlist_client.loadtest.connection import Target
 from shortlist_client.loadtest.cpu import busy_share, wanted_seconds
@@ -22,10 +20,9 @@ from shortlist_client.loadtest.ids import IdsError
 from shortlist_client.loadtest.schedule import Segment, arrivals
 from shortlist_client.loadtest.streams import Stream
 from shortlist_client.loadtest.tally import LATE, NOT_SENT, OK, WRONG_ANSWER, Tally
-from shortlist_client.loadtest.verify import Checker, WrongAnswer, batch_error
+from shortlist_client.loadtest.verify import Checker, WrongAnswer, batch_status
 from shortlist_client.loadtest.workload import PATHS, Call, Kind, Workload, endless_calls
 
-_STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _LOOK_SECONDS = 0.1  # how often the parent is listened to
 STOP_SECONDS = 2 * _LOOK_SECONDS
 """How long before a run is to end early it must be told, to be heard in time."""
@@ -257,9 +254,9 @@ class _Caller:
         status, why = OK, ""
         try:
             # What a batch holds tells whether it failed, so that each is read.
-            if call.kind is Kind.BATCH and (error := batch_error(message)) is not None:
-                status, why = _STATUSES.get(error[0], "UNKNOWN"), error[1]
-            elif looked_into:
+            if call.kind is Kind.BATCH:
+                status, why = batch_status(message)
+            if looked_into and status == OK:
                 self._checker.check(call, message)
         except WrongAnswer as wrong:
             status, why = WRONG_ANSWER, str(wrong)

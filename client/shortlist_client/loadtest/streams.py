@@ -8,14 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 
 import grpc
+from google.protobuf.message import DecodeError
 
 from shortlist.v1 import recommender_pb2
-from shortlist_client.loadtest.calls import Done
+from shortlist_client.loadtest.calls import Done, tell
 from shortlist_client.loadtest.connection import Target, open_channel
-from shortlist_client.loadtest.tally import LATE, OK
+from shortlist_client.loadtest.tally import LATE, OK, WRONG_ANSWER
+from shortlist_client.loadtest.verify import outcome_status
 from shortlist_client.loadtest.workload import PATHS, Kind
 
-_STATUSES = {code.value[0]: code.name for code in grpc.StatusCode}
 _LOOK_SECONDS = 0.1
 
 
@@ -84,21 +85,22 @@ class Stream:
                     _, done = self._waiting.pop(answer.request_id, (0.0, None))
                 if done is None:
                     continue  # it has timed out
-                if answer.outcome.HasField("error"):
-                    error = answer.outcome.error
-                    done(_STATUSES.get(error.code, "UNKNOWN"), b"", error.message)
-                else:
-                    done(OK, message, "")
+                outcome, why = outcome_status(answer.outcome)
+                tell(done, outcome, message if outcome == OK else b"", why)
         except grpc.RpcError as failed:
             call: grpc.Call = failed  # type: ignore[assignment]  # every error a call raises is a call
             status, details = call.code().name, call.details() or ""
+        except DecodeError as error:
+            # Which entry it was to answer cannot be told, and whoever reads a stream is not sure of its rest.
+            status, details = WRONG_ANSWER, f"a message of the stream is no answer: {error}"
+            answers.cancel()
         entries.put(None)
         with self._lock:
             if self._entries is entries:
                 self._entries = None
             broken, self._waiting = self._waiting, {}
         for _, done in broken.values():
-            done(status, b"", details)
+            tell(done, status, b"", details)
 
     def _expire(self) -> None:
         while not self._closed.wait(_LOOK_SECONDS):
@@ -107,4 +109,4 @@ class Stream:
                 late = [request_id for request_id, (end, _) in self._waiting.items() if end < now]
                 passed = [self._waiting.pop(request_id)[1] for request_id in late]
             for done in passed:
-                done(LATE, b"", "no answer to the entry in time")
+                tell(done, LATE, b"", "no answer to the entry in time")

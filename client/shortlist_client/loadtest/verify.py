@@ -5,14 +5,18 @@ import math
 import threading
 from collections.abc import Sequence
 
+import grpc
 from google.protobuf.message import DecodeError
 
 from shortlist.v1 import recommender_pb2
+from shortlist_client.loadtest.tally import OK, WRONG_ANSWER
 from shortlist_client.loadtest.workload import Call, Kind
 
 Answer = recommender_pb2.RecommendResponse | recommender_pb2.SimilarItemsResponse
 Ranking = tuple[tuple[str, float], ...]
 
+_STATUSES: dict[int, str] = {code.value[0]: code.name for code in grpc.StatusCode}
+_OK_CODE: int = grpc.StatusCode.OK.value[0]
 _MOST_REMEMBERED = 1_000
 _TIE = 1e-4  # of a score: items this close may come in either order, as sums in another order round differently
 
@@ -74,8 +78,11 @@ class Checker:
             )
 
 
-def batch_error(message: bytes) -> tuple[int, str] | None:
-    """The gRPC status, a number, and words of the first entry of a batch that failed; None if none did.
+def batch_status(message: bytes) -> tuple[str, str]:
+    """What a batch counts as: OK, or the status and words of the first entry that failed.
+
+    Args:
+        message: the answer, serialized.
 
     Raises:
         WrongAnswer: the message is no answer to a batch.
@@ -84,7 +91,17 @@ def batch_error(message: bytes) -> tuple[int, str] | None:
         outcomes = recommender_pb2.BatchRecommendResponse.FromString(message).outcomes
     except DecodeError as error:
         raise WrongAnswer(f"the answer to {Kind.BATCH} is no such message: {error}") from error
-    return next(((each.error.code, each.error.message) for each in outcomes if each.HasField("error")), None)
+    return next((outcome_status(each) for each in outcomes if each.HasField("error")), (OK, ""))
+
+
+def outcome_status(outcome: recommender_pb2.RecommendOutcome) -> tuple[str, str]:
+    """The status of an entry and what it says of an error; an error that calls itself OK is a wrong answer."""
+    if not outcome.HasField("error"):
+        return OK, ""
+    error = outcome.error
+    if error.code == _OK_CODE:
+        return WRONG_ANSWER, f"an entry failed with the status OK: {error.message}"
+    return _STATUSES.get(error.code, "UNKNOWN"), error.message
 
 
 def read_answers(call: Call, message: bytes) -> Sequence[Answer]:
