@@ -17,7 +17,7 @@ from shortlist_client.loadtest.connection import Target, open_channel
 from shortlist_client.loadtest.generator import Run, Setup, generate
 from shortlist_client.loadtest.schedule import Segment, constant
 from shortlist_client.loadtest.workload import Kind, Workload
-from tests.loadtesting import GARBAGE, RECOMMEND, Load, answering, batch_of, entry_of, recommended
+from tests.loadtesting import GARBAGE, RECOMMEND, Load, answering, batch_of, entry_of, ranked, recommended
 
 CLOSED_LOOP = ("--concurrency", "4", "--duration", "0.6", "--warmup", "0")
 
@@ -79,6 +79,17 @@ def test_an_error_that_says_ok_is_a_wrong_answer(load: Load, kind: str) -> None:
         _, figures = load(address, "--mix", kind, "--batch-size", "2", "--check", "0", *CLOSED_LOOP)
     assert figures["errors"] == {"WRONG_ANSWER": figures["requests"]}
     assert figures["error_examples"] == ["WRONG_ANSWER: an entry failed with the status OK: fine"]
+
+
+def test_other_items_of_the_same_scores_are_noticed(load: Load) -> None:
+    turns = itertools.count()
+
+    def others(_: bytes) -> bytes:
+        return ranked("u", next(turns) % 7 * 10).SerializeToString()
+
+    with answering(others) as address:
+        _, figures = load(address, "--check", "1", *CLOSED_LOOP)
+    assert figures["errors"]["WRONG_ANSWER"] > figures["requests"] / 2
 
 
 def losing(setup: Setup, parent: Connection) -> None:

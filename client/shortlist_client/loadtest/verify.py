@@ -71,7 +71,7 @@ class Checker:
                     self._calls[call.message] = call
             else:
                 before = self._remembered.get(key, ranking)
-        if not _same(before, ranking):
+        if not _same(before, ranking, self._k):
             raise WrongAnswer(
                 f"version {answer.model_version} answered {kind} {asked!r} with other items than before: "
                 f"{_ids(ranking)} after {_ids(before)}"
@@ -151,14 +151,27 @@ def check_answer(answer: Answer, k: int, query_item: str | None = None) -> None:
         raise WrongAnswer(f"scores ascend: {scores}")
 
 
-def _same(first: Ranking, second: Ranking) -> bool:
-    """Whether two rankings hold the same items in the same order, save for those of all but equal score."""
+def _same(first: Ranking, second: Ranking, k: int) -> bool:
+    """Whether two rankings are the same to within rounding.
+
+    The same place has the same score and the same item the same score, so that items change places with those of all
+    but equal score only. An item may be in one of them alone where the limit cuts through a tie: its score is that of
+    the last place. A ranking of fewer than k items is not cut.
+    """
     if len(first) != len(second):
         return False
-    return all(
-        one == other or math.isclose(score, other_score, rel_tol=_TIE, abs_tol=1e-6)
-        for (one, score), (other, other_score) in zip(first, second, strict=True)
+    scores, other_scores = dict(first), dict(second)
+    alone = [score for item, score in (*first, *second) if not (item in scores and item in other_scores)]
+    return (
+        all(_tie(score, other) for (_, score), (_, other) in zip(first, second, strict=True))
+        and all(_tie(score, other_scores[item]) for item, score in first if item in other_scores)
+        and (not alone or len(first) == k)
+        and all(_tie(score, first[-1][1]) for score in alone)
     )
+
+
+def _tie(score: float, other: float) -> bool:
+    return math.isclose(score, other, rel_tol=_TIE, abs_tol=1e-6)
 
 
 def _ids(ranking: Ranking) -> str:

@@ -1,5 +1,6 @@
 """Which answers are wrong."""
 
+import contextlib
 import math
 
 import pytest
@@ -49,3 +50,29 @@ def test_the_same_question_must_get_the_same_answer_of_the_same_version() -> Non
         checker.check(call, answer(("a", 2), ("c", 1.5)).SerializeToString())
     with pytest.raises(WrongAnswer, match="no such message"):
         checker.check(call, b"\xff\xff")
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "same"),
+    [
+        ((("a", 3), ("b", 2), ("c", 1)), (("x", 3), ("y", 2), ("z", 1)), False),  # equal scores alone say nothing
+        ((("a", 3), ("b", 2), ("c", 1)), (("a", 3), ("x", 2), ("c", 1)), False),
+        ((("a", 3), ("b", 2), ("c", 1)), (("b", 3), ("a", 2), ("c", 1)), False),
+        ((("a", 3), ("b", 3), ("c", 1)), (("b", 3), ("a", 3), ("c", 1)), True),
+        ((("a", 3), ("b", 3), ("c", 1)), (("a", 3), ("x", 3), ("c", 1)), False),  # who ties with x is all there
+        ((("a", 3), ("b", 1), ("c", 1)), (("a", 3), ("x", 1), ("b", 1)), True),  # the limit cuts through those that tie
+        ((("a", 3), ("b", 1.00002), ("c", 1)), (("a", 3.00001), ("c", 1.00001), ("x", 1)), True),
+        ((("a", 3), ("b", 2), ("c", 1)), (("a", 3), ("b", 2), ("x", 0.99)), False),
+        ((("a", 3), ("b", 1)), (("b", 3), ("a", 1)), False),
+        ((("a", 3), ("b", 1)), (("a", 3), ("x", 1)), False),  # nothing was cut off a short answer
+        ((("a", 3), ("b", 1)), (("a", 3),), False),
+        ((), (), True),
+    ],
+)
+def test_other_items_are_the_same_only_where_the_limit_cuts_through_a_tie(
+    before: tuple[tuple[str, float], ...], after: tuple[tuple[str, float], ...], same: bool
+) -> None:
+    checker, call = Checker(3), Call(Kind.UNARY, b"", ("u",))
+    checker.check(call, answer(*before, short=True).SerializeToString())
+    with contextlib.nullcontext() if same else pytest.raises(WrongAnswer, match="other items than before"):
+        checker.check(call, answer(*after, short=True).SerializeToString())
