@@ -92,6 +92,31 @@ def test_other_items_of_the_same_scores_are_noticed(load: Load) -> None:
     assert figures["errors"]["WRONG_ANSWER"] > figures["requests"] / 2
 
 
+def test_the_first_answers_that_are_checked_are_those_of_measured_calls(load: Load) -> None:
+    turns = itertools.count()
+
+    def wrong_later(request: bytes) -> bytes:
+        return recommended(request) if next(turns) < 100 else GARBAGE
+
+    with answering(wrong_later) as address:
+        options = ("--check", "0.000001", "--connections", "1", "--warmup", "0.8")
+        _, figures = load(address, *CLOSED_LOOP, *options)
+    assert figures["errors"] == {"WRONG_ANSWER": 20}
+    assert figures["answers_checked"] == 20
+
+
+def test_nothing_that_happens_in_the_warm_up_is_counted(load: Load) -> None:
+    turns = itertools.count()
+
+    def wrong_first(request: bytes) -> bytes:
+        return GARBAGE if next(turns) < 100 else recommended(request)
+
+    with answering(wrong_first) as address:
+        _, figures = load(address, *CLOSED_LOOP, "--check", "1", "--warmup", "0.8")
+    assert figures["requests"] <= figures["answers_checked"] <= figures["requests"] + 20  # that many are asked again
+    assert (figures["errors"], figures["error_examples"]) == ({}, [])
+
+
 def losing(setup: Setup, parent: Connection) -> None:
     """A generator that never hears of every fifth call again."""
     start, turns = CoreCalls.start, itertools.count(1)

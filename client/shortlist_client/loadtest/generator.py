@@ -212,9 +212,7 @@ class _Caller:
         ended = time.perf_counter()
         with self._lock:
             for kind, due in self._open.values():
-                self.tally.record(kind, due - self._zero, ended - self._zero, LATE)
-            if self._open:
-                self.tally.example(f"{LATE}: a call never ended")
+                self.tally.record(kind, due - self._zero, ended - self._zero, LATE, "a call never ended")
             self._open.clear()
 
     def ask_again(self) -> None:
@@ -230,27 +228,34 @@ class _Caller:
                 status, message, _ = answers.get(timeout=max(0.0, until - time.perf_counter()))
             except queue.Empty:
                 return
-            if status == OK and self._judged(call, message, looked_into=True) == WRONG_ANSWER:
-                self.tally.turned_out_wrong(call.kind)
+            if status == OK:
+                status, why = self._judged(call, message, looked_into=True)
+                self.tally.checked += 1
+                if status == WRONG_ANSWER:
+                    self.tally.example(f"{status}: {why}")
+                    self.tally.turned_out_wrong(call.kind)
 
     def _done(self, number: int, call: Call, due: float, status: str, message: bytes, details: str) -> None:
         ended = time.perf_counter()
-        looked_into = status == OK and (
-            self._check_share > 0 and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
-        )
+        looked_into = status == OK and self._looks_into(due)
         if status == OK:
-            status = self._judged(call, message, looked_into)
-        elif details:
-            self.tally.example(f"{status}: {details}")
+            status, details = self._judged(call, message, looked_into)
         with self._lock:
             if self._open.pop(number, None) is not None:  # else it was given up
-                self.tally.record(call.kind, due - self._zero, ended - self._zero, status)
+                self.tally.record(call.kind, due - self._zero, ended - self._zero, status, details, looked_into)
         if self._closed_loop and ended < self.end:
             self.call(next(self.calls), time.perf_counter())
 
-    def _judged(self, call: Call, message: bytes, looked_into: bool) -> str:
-        """The status that an answer counts with."""
-        self.tally.checked += looked_into
+    def _looks_into(self, due: float) -> bool:
+        """Whether to look into an answer: into none of the warm-up, which counts for nothing."""
+        return (
+            self._check_share > 0
+            and due >= self._zero
+            and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
+        )
+
+    def _judged(self, call: Call, message: bytes, looked_into: bool) -> tuple[str, str]:
+        """The status that an answer counts with, and why it is not right."""
         status, why = OK, ""
         try:
             # What a batch holds tells whether it failed, so that each is read.
@@ -262,9 +267,7 @@ class _Caller:
             status, why = WRONG_ANSWER, str(wrong)
         except Exception as unforeseen:  # noqa: BLE001  # whatever it is: the answer cannot be made sense of
             status, why = WRONG_ANSWER, repr(unforeseen)
-        if status != OK:
-            self.tally.example(f"{status}: {why}")
-        return status
+        return status, why
 
 
 def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.Random, parent: Connection) -> Counted:

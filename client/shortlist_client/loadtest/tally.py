@@ -59,7 +59,7 @@ class Tally:
         intervals: the time, cut into pieces.
         answers: calls that have ended so far, the warm-up's as well.
         failures: of these, those that failed.
-        checked: answers that were looked into.
+        checked: answers to these calls that were looked into, whatever was wrong among them.
         examples: a few errors in words, each once.
     """
 
@@ -78,7 +78,9 @@ class Tally:
             # One more than fit, for what rounds up to the end.
             self.intervals = [Interval() for _ in range(math.ceil(self.seconds / self.step) + 1)]
 
-    def record(self, kind: Kind, due: float, ended: float, status: str) -> None:
+    def record(
+        self, kind: Kind, due: float, ended: float, status: str, why: str = "", looked_into: bool = False
+    ) -> None:
         """Counts a call; as quick as it can be, for it is part of what a call costs.
 
         Args:
@@ -86,6 +88,8 @@ class Tally:
             due: when it was due, in seconds since the measured time began.
             ended: when its answer was complete.
             status: a gRPC status or one of this module.
+            why: an error in words.
+            looked_into: its answer was.
         """
         self.answers += 1
         right = status == OK
@@ -96,6 +100,10 @@ class Tally:
             self.failures += 1
         if not 0 <= due < self.seconds:
             return
+        if status == WRONG_ANSWER or (looked_into and right):
+            self.checked += 1
+        if why:
+            self.example(f"{status}: {why}")
         key = kind, status
         self.statuses[key] = self.statuses.get(key, 0) + 1
         interval = self.intervals[int(due / self.step)]
