@@ -117,6 +117,36 @@ def test_nothing_that_happens_in_the_warm_up_is_counted(load: Load) -> None:
     assert (figures["errors"], figures["error_examples"]) == ({}, [])
 
 
+@pytest.mark.parametrize("kind", ["unary", "batch", "stream"])
+def test_what_turns_out_wrong_when_asked_again_is_taken_back_from_every_figure(load: Load, kind: str) -> None:
+    turns = itertools.count()
+
+    def changing(request: bytes) -> bytes:
+        """Right until the load is over, after which some questions are asked again, one at a time."""
+        if kind == "unary" and next(turns) < 50:
+            return recommended(request)
+        return ranked("other").SerializeToString()
+
+    def batch(request: recommender_pb2.BatchRecommendRequest) -> bytes:
+        return batch_of(request).SerializeToString()
+
+    def stream(requests: Iterator[recommender_pb2.StreamRecommendRequest]) -> Iterator[bytes]:
+        return (entry_of(request).SerializeToString() for request in requests)
+
+    with answering(changing, batch=batch, stream=stream) as address:
+        options = ("--rate", "100", "--arrivals", "even", "--duration", "0.5", "--warmup", "0", "--connections", "2")
+        _, figures = load(address, "--mix", kind, "--batch-size", "2", "--zipf", "0", "--check", "1", *options)
+    wrong = figures["answers_wrong"]
+    assert figures["requests"] == 50
+    assert 10 <= wrong <= 20
+    assert figures["ok"] == 50 - wrong
+    assert figures["kinds"][kind]["errors"] == figures["errors"] == {"WRONG_ANSWER": wrong}
+    assert figures["rate"] * 0.5 <= figures["ok"]
+    assert sum(each["answered"] for each in figures["intervals"]) <= figures["ok"]
+    assert sum(each["failed"] for each in figures["intervals"]) == wrong
+    assert "with other items than before" in figures["error_examples"][0]
+
+
 def losing(setup: Setup, parent: Connection) -> None:
     """A generator that never hears of every fifth call again."""
     start, turns = CoreCalls.start, itertools.count(1)

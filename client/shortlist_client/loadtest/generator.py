@@ -9,7 +9,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 
@@ -146,7 +146,8 @@ class _Connection:
     """The unary calls of a connection, and the stream beside them where the mix has one."""
 
     def __init__(self, setup: Setup) -> None:
-        paths = [PATHS[kind] for kind in setup.workload.mix if kind is not Kind.STREAM]
+        # Of whatever mix, some questions are asked again as single requests.
+        paths = [PATHS[kind] for kind in {Kind.UNARY, *setup.workload.mix} if kind is not Kind.STREAM]
         self.calls: Calls = connect(setup.target, setup.timeout_seconds, paths)
         self.stream = Stream(setup.target, setup.timeout_seconds) if Kind.STREAM in setup.workload.mix else None
 
@@ -154,6 +155,11 @@ class _Connection:
         self.calls.close()
         if self.stream is not None:
             self.stream.close()
+
+
+_Right = tuple[
+    Call, float, float
+]  # that was answered rightly; when it was due and ended, since the measured time began
 
 
 class _Caller:
@@ -165,6 +171,7 @@ class _Caller:
         self.tally = Tally(run.seconds, run.step_seconds)
         self.made = 0
         self._open: dict[int, tuple[Kind, float]] = {}  # calls without an answer so far, and when they were due
+        self.right: list[_Right] = []  # the first few that were looked into
         self.end = run.start + run.seconds  # until when closed-loop calls follow one another
         self._zero = run.start
         self.way = connection.calls.name
@@ -215,25 +222,29 @@ class _Caller:
                 self.tally.record(kind, due - self._zero, ended - self._zero, LATE, "a call never ended")
             self._open.clear()
 
-    def ask_again(self) -> None:
+    def ask_again(self, calls: Iterable[_Right]) -> None:
         """Asks some of what was asked again, now that nobody else asks: the answers must be the same.
 
         Those that a server is too slow to give are not looked into.
+
+        Args:
+            calls: what was answered rightly, and has been recorded in this tally by now.
         """
         until = time.perf_counter() + _ASK_AGAIN_SECONDS
-        for call in self._checker.remembered[:_ASKED_AGAIN]:
+        for call, due, ended in itertools.islice(calls, _ASKED_AGAIN):
             answers: queue.SimpleQueue[tuple[str, bytes, str]] = queue.SimpleQueue()
-            self._connection.calls.start(PATHS[call.kind], call.message, lambda *answer, to=answers: to.put(answer))
+            single = self._checker.single(call)
+            self._connection.calls.start(PATHS[single.kind], single.message, lambda *answer, to=answers: to.put(answer))
             try:
                 status, message, _ = answers.get(timeout=max(0.0, until - time.perf_counter()))
             except queue.Empty:
                 return
             if status == OK:
-                status, why = self._judged(call, message, looked_into=True)
+                status, why = self._judged(single, message, looked_into=True)
                 self.tally.checked += 1
                 if status == WRONG_ANSWER:
                     self.tally.example(f"{status}: {why}")
-                    self.tally.turned_out_wrong(call.kind)
+                    self.tally.turned_out_wrong(call.kind, due, ended)
 
     def _done(self, number: int, call: Call, due: float, status: str, message: bytes, details: str) -> None:
         ended = time.perf_counter()
@@ -242,15 +253,18 @@ class _Caller:
             status, details = self._judged(call, message, looked_into)
         with self._lock:
             if self._open.pop(number, None) is not None:  # else it was given up
-                self.tally.record(call.kind, due - self._zero, ended - self._zero, status, details, looked_into)
+                times = due - self._zero, ended - self._zero
+                self.tally.record(call.kind, *times, status, details, looked_into)
+                if looked_into and status == OK and len(self.right) < _ASKED_AGAIN:
+                    self.right.append((call, *times))
         if self._closed_loop and ended < self.end:
             self.call(next(self.calls), time.perf_counter())
 
     def _looks_into(self, due: float) -> bool:
-        """Whether to look into an answer: into none of the warm-up, which counts for nothing."""
+        """Whether to look into an answer: into those of measured calls alone."""
         return (
             self._check_share > 0
-            and due >= self._zero
+            and 0 <= due - self._zero < self.tally.seconds
             and (self.tally.checked < _ALWAYS_CHECKED or self._random() < self._check_share)
         )
 
@@ -293,11 +307,12 @@ def _carry_out(setup: Setup, run: Run, callers: Sequence[_Caller], rng: random.R
         time.sleep(0.005)
     for caller in callers:
         caller.give_up()
-    if setup.check_share:
-        callers[0].ask_again()
     tally = callers[0].tally
     for caller in callers[1:]:
         tally.merge(caller.tally)
+    if setup.check_share:
+        right = {one[0].asked[0]: one for caller in callers for one in caller.right}
+        callers[0].ask_again(right.values())
     return Counted(tally, tally.seconds, ended - began, cpu, busy, made, callers[0].way)
 
 

@@ -126,11 +126,20 @@ class Tally:
         if len(self.examples) < _MOST_EXAMPLES:
             self.examples[text] = None
 
-    def turned_out_wrong(self, kind: Kind) -> None:
-        """Takes back that a call was answered rightly."""
-        if self.statuses[kind, OK]:
-            self.statuses[kind, OK] -= 1
-            self.statuses[kind, WRONG_ANSWER] += 1
+    def turned_out_wrong(self, kind: Kind, due: float, ended: float) -> None:
+        """Takes back that a call was answered rightly, from every figure but its latency.
+
+        Args:
+            kind: as it was recorded, and so the rest.
+            due: within the measured time.
+            ended: when its answer was complete.
+        """
+        self.statuses[kind, OK] -= 1
+        self.statuses[kind, WRONG_ANSWER] += 1
+        self.failures += 1
+        self.intervals[int(due / self.step)].failed += 1
+        if ended < self.seconds:
+            self.intervals[int(ended / self.step)].answered -= 1
 
     def merge(self, other: "Tally") -> None:
         """Adds another of the same time."""

@@ -11,6 +11,7 @@ from google.protobuf.message import DecodeError
 from shortlist.v1 import recommender_pb2
 from shortlist_client.loadtest.tally import OK, WRONG_ANSWER
 from shortlist_client.loadtest.workload import Call, Kind
+from shortlist_client.rpcs import recommend_request
 
 Answer = recommender_pb2.RecommendResponse | recommender_pb2.SimilarItemsResponse
 Ranking = tuple[tuple[str, float], ...]
@@ -37,7 +38,6 @@ class Checker:
     def __init__(self, k: int) -> None:
         self._k = k
         self._remembered: dict[tuple[Kind, str, int], Ranking] = {}
-        self._calls: dict[bytes, Call] = {}
         self._lock = threading.Lock()
 
     def check(self, call: Call, message: bytes) -> None:
@@ -54,10 +54,12 @@ class Checker:
             check_answer(answer, self._k, asked if call.kind is Kind.SIMILAR else None)
             self._compare(call, asked, answer)
 
-    @property
-    def remembered(self) -> list[Call]:
-        """Unary calls whose answers are remembered, to be asked again."""
-        return list(self._calls.values())
+    def single(self, call: Call) -> Call:
+        """A unary call that asks the first of what a call asked, and must be answered the same."""
+        if call.kind is Kind.SIMILAR:
+            return call
+        user = call.asked[0]
+        return Call(Kind.UNARY, recommend_request(user, k=self._k).SerializeToString(), (user,))
 
     def _compare(self, call: Call, asked: str, answer: Answer) -> None:
         # Batches and streams ask the same as single calls do, and so must be answered the same.
@@ -67,8 +69,6 @@ class Checker:
         with self._lock:
             if len(self._remembered) < _MOST_REMEMBERED:
                 before = self._remembered.setdefault(key, ranking)
-                if call.kind is kind:
-                    self._calls[call.message] = call
             else:
                 before = self._remembered.get(key, ranking)
         if not _same(before, ranking, self._k):
