@@ -16,7 +16,7 @@ from shortlist_client.loadtest.generator import Run, Setup, generate
 from shortlist_client.loadtest.schedule import constant
 from shortlist_client.loadtest.workload import Kind, Workload
 from shortlist_server.retrieval.item_index import ItemIndex
-from tests.loadtesting import Load, answering
+from tests.loadtesting import Load, answering, recommended
 
 
 def test_a_closed_loop_of_every_kind_of_call_adds_up(
@@ -185,6 +185,28 @@ def test_unknown_users_and_late_answers_are_counted_by_status(load: Load, server
     assert status == 1  # nothing was answered
     assert set(figures["errors"]) == {"DEADLINE_EXCEEDED"}
     assert figures["latency_ms"]["p50"] >= 95
+
+
+@pytest.mark.parametrize("waits", [True, False])
+def test_calls_that_waited_and_then_failed_are_latency_and_calls_refused_at_once_are_none(
+    load: Load, waits: bool
+) -> None:
+    turns = itertools.count()
+
+    def failing(request: bytes) -> bytes:
+        if next(turns) < 80:
+            return recommended(request)
+        if waits:
+            time.sleep(1.2)
+        raise RuntimeError("gone")
+
+    with answering(failing, threads=64) as address:
+        options = ("--rate", "100", "--arrivals", "even", "--duration", "1", "--warmup", "0", "--check", "0")
+        status, figures = load(address, *options, "--slo", "p99<1s")
+    assert figures["errors"] == {"UNKNOWN": 20}
+    assert (status, figures["objectives"][0]["met"]) == ((1, False) if waits else (0, True))
+    assert figures["latency_ms"]["max"] >= 1_200 or not waits
+    assert figures["latency_ms"]["p50"] < 1_000  # of four in five
 
 
 def test_calls_beyond_the_limit_of_what_may_wait_are_failures(load: Load) -> None:

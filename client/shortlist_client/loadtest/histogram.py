@@ -48,6 +48,19 @@ class Histogram:
         self.total_seconds += other.total_seconds
         self.maximum = max(self.maximum, other.maximum)
 
+    def slower_than(self, seconds: float) -> "Histogram":
+        """The durations of this one that exceed so many seconds, and what shares a bucket with them."""
+        slower = Histogram()
+        for bucket, count in self._counts.items():
+            low, high = _bounds(bucket)
+            if high > seconds:
+                slower._counts[bucket] = count
+                slower.count += count
+                slower.total_seconds += count * (low + high) / 2
+        if slower.count:
+            slower.maximum = self.maximum
+        return slower
+
     def percentile(self, percent: float) -> float:
         """Seconds that so many percent of the durations do not exceed, by nearest rank; NaN without any.
 
@@ -72,6 +85,69 @@ class Histogram:
     def buckets(self) -> Iterator[tuple[float, float, int]]:
         """(from, to, count) of each bucket that holds anything, in seconds, ascending."""
         for bucket in sorted(self._counts):
-            shift = max(0, (bucket >> _SUB_BITS) - 1)
-            low = (bucket - (shift << _SUB_BITS)) << shift
-            yield low / 1e9, (low + (1 << shift)) / 1e9, self._counts[bucket]
+            yield *_bounds(bucket), self._counts[bucket]
+
+
+def _bounds(bucket: int) -> tuple[float, float]:
+    """From where to where a bucket reaches, in seconds."""
+    shift = max(0, (bucket >> _SUB_BITS) - 1)
+    low = (bucket - (shift << _SUB_BITS)) << shift
+    return low / 1e9, (low + (1 << shift)) / 1e9
+
+
+class Latencies:
+    """How long calls took, such that those which failed make no figure look better.
+
+    Each figure is of the answered calls and of those failed ones that had waited longer than it says of the answered
+    ones alone: what was refused at once is left out, since it would flatter, and what waited in vain for long is not.
+    There are no figures without an answered call.
+
+    Attributes:
+        answered: of the calls that were answered, or passed their deadline and waited as long as they did.
+        failed: of the others, how long they waited.
+    """
+
+    __slots__ = ("answered", "failed")
+
+    def __init__(self) -> None:
+        self.answered = Histogram()
+        self.failed = Histogram()
+
+    def merge(self, other: "Latencies") -> None:
+        """Adds what another has counted."""
+        self.answered.merge(other.answered)
+        self.failed.merge(other.failed)
+
+    def percentile(self, percent: float) -> float:
+        """Seconds that so many percent of the calls do not exceed; see ``Histogram.percentile``."""
+        return self._with_failed(self.answered.percentile(percent)).percentile(percent)
+
+    def mean(self) -> float:
+        """Seconds; NaN without any."""
+        alone = self.answered.mean()
+        return max(alone, self._with_failed(alone).mean())
+
+    @property
+    def maximum(self) -> float:
+        """Seconds; 0 without any."""
+        return self._with_failed(self.answered.maximum).maximum
+
+    @property
+    def count(self) -> int:
+        """Calls that the median is of."""
+        return self._of_median().count
+
+    def buckets(self) -> Iterator[tuple[float, float, int]]:
+        """(from, to, count) of the calls that the median is of; see ``Histogram.buckets``."""
+        return self._of_median().buckets()
+
+    def _of_median(self) -> Histogram:
+        return self._with_failed(self.answered.percentile(50))
+
+    def _with_failed(self, seconds: float) -> Histogram:
+        """The answered calls and the failed ones that waited longer than so many seconds."""
+        together = Histogram()
+        together.merge(self.answered)
+        if together.count:
+            together.merge(self.failed.slower_than(seconds))
+        return together

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from shortlist_client.loadtest.histogram import PRECISION, Histogram
+from shortlist_client.loadtest.histogram import PRECISION, Histogram, Latencies
 from shortlist_client.loadtest.processes import Outcome
 from shortlist_client.loadtest.saturation import Saturation
 from shortlist_client.loadtest.slo import Objective
@@ -112,7 +112,7 @@ def figures_of(question: Question, outcome: Outcome, saturation: Saturation | No
     }
 
 
-def _latency(histogram: Histogram) -> Figures:
+def _latency(histogram: Histogram | Latencies) -> Figures:
     figures = {"mean": histogram.mean()}
     figures |= {f"p{percent:g}": histogram.percentile(percent) for percent in PERCENTILES}
     figures["max"] = histogram.percentile(100)

@@ -5,7 +5,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from shortlist_client.loadtest.histogram import Histogram
+from shortlist_client.loadtest.histogram import Histogram, Latencies
 from shortlist_client.loadtest.workload import Kind
 
 OK = "OK"
@@ -15,7 +15,6 @@ WRONG_ANSWER = "WRONG_ANSWER"
 """An answer came and was checked, and cannot be right."""
 LATE = "DEADLINE_EXCEEDED"
 
-_COUNTED_AS_LATENCY = (LATE, WRONG_ANSWER)
 _MOST_EXAMPLES = 5
 
 
@@ -33,23 +32,24 @@ class Interval:
     due: int = 0
     answered: int = 0
     failed: int = 0
-    latencies: dict[Kind, Histogram] = field(default_factory=dict)
+    latencies: dict[Kind, Latencies] = field(default_factory=dict)
 
     def merge(self, other: "Interval") -> None:
         """Adds another to it."""
         self.due += other.due
         self.answered += other.answered
         self.failed += other.failed
-        for kind, histogram in other.latencies.items():
-            self.latencies.setdefault(kind, Histogram()).merge(histogram)
+        for kind, latencies in other.latencies.items():
+            self.latencies.setdefault(kind, Latencies()).merge(latencies)
 
 
 @dataclass
 class Tally:
     """Calls that were due within the measured time, which begins at 0.
 
-    Latencies are counted from when a call was due to the end of its answer. They are those of answered calls and of
-    those that passed their deadline, which waited as long as they did; calls refused at once would flatter.
+    Latencies are counted from when a call was due to the end of its answer. They are those of right answers and of
+    calls that passed their deadline, which waited as long as they did; of other failed calls, those that waited longer
+    than a figure of latency says count for it as well: see ``Latencies``.
 
     Attributes:
         seconds: how long the measured time is; less than was planned once it was stopped.
@@ -110,11 +110,10 @@ class Tally:
         interval.due += 1
         if not right:
             interval.failed += 1
-        if right or status in _COUNTED_AS_LATENCY:
-            histogram = interval.latencies.get(kind)
-            if histogram is None:
-                histogram = interval.latencies[kind] = Histogram()
-            histogram.record(ended - due)
+        latencies = interval.latencies.get(kind)
+        if latencies is None:
+            latencies = interval.latencies[kind] = Latencies()
+        (latencies.answered if right or status == LATE else latencies.failed).record(ended - due)
 
     def record_lag(self, due: float, lag: float) -> None:
         """Counts how late a call was sent, or a thread woke up, in seconds."""
@@ -172,19 +171,19 @@ class Tally:
                 by_status[status] += count
         return dict(by_status.most_common())
 
-    def latencies(self, kind: Kind | None = None) -> Histogram:
+    def latencies(self, kind: Kind | None = None) -> Latencies:
         """Of one kind of calls, or of all together."""
         return merged(
-            histogram
+            latencies
             for interval in self.intervals
-            for each, histogram in interval.latencies.items()
+            for each, latencies in interval.latencies.items()
             if kind in (None, each)
         )
 
 
-def merged(histograms: Iterable[Histogram]) -> Histogram:
-    """The sum of histograms."""
-    together = Histogram()
-    for histogram in histograms:
-        together.merge(histogram)
+def merged(several: Iterable[Latencies]) -> Latencies:
+    """The sum of latencies."""
+    together = Latencies()
+    for latencies in several:
+        together.merge(latencies)
     return together

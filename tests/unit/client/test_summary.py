@@ -1,6 +1,7 @@
 """What is said of a load: counts, figures, objectives."""
 
 import json
+import math
 import re
 from dataclasses import replace
 
@@ -88,6 +89,38 @@ def test_calls_are_counted_by_when_they_were_due_and_answers_by_when_they_came()
     assert tally.intervals[1].due == 2
     assert tally.latencies().count == 1
     assert tally.latencies().maximum == pytest.approx(0.9)
+
+
+@pytest.mark.parametrize("status", ["UNAVAILABLE", WRONG_ANSWER])
+def test_a_failed_call_makes_figures_worse_by_its_wait_and_never_better(status: str) -> None:
+    def figures(*waits: float) -> list[float]:
+        tally = Tally(10.0, 0.25)
+        for place in range(1, 101):
+            tally.record(Kind.UNARY, 1.0, 1.0 + place / 1e3, OK)
+        for wait in waits:
+            tally.record(Kind.UNARY, 1.0, 1.0 + wait, status)
+        latencies = tally.latencies()
+        return [latencies.mean(), *(latencies.percentile(percent) for percent in (1, 50, 90, 99, 99.9, 100))]
+
+    answered = figures()
+    assert figures(*[0.0] * 500) == answered
+    assert all(worse >= alone for worse, alone in zip(figures(*[0.02] * 500), answered, strict=True))
+    assert figures(*[0.06] * 500)[2:] == pytest.approx(
+        [0.06, *answered[3:]], rel=0.005
+    )  # 90% of the answers took longer
+    # The mean is of 100 calls of 50.5 ms and ten of 1.4 s.
+    assert figures(*[1.4] * 10) == pytest.approx([19.05 / 110, 0.002, 0.055, 0.099, 1.4, 1.4, 1.4], rel=0.005)
+
+
+def test_failures_alone_are_no_latency_and_the_histogram_shows_what_makes_the_median_worse() -> None:
+    tally = Tally(1.0, 1.0)
+    tally.record(Kind.UNARY, 0.1, 0.9, "UNAVAILABLE")
+    tally.record(Kind.UNARY, 0.1, 0.1, "UNAVAILABLE")
+    assert math.isnan(tally.latencies().percentile(99))
+    assert math.isnan(tally.latencies().mean())
+    assert tally.latencies().count == 0
+    tally.record(Kind.UNARY, 0.1, 0.2, OK)
+    assert tally.latencies().count == sum(count for *_, count in tally.latencies().buckets()) == 2
 
 
 def test_what_the_generator_itself_costs_is_said() -> None:
