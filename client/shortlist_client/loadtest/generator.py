@@ -157,9 +157,8 @@ class _Connection:
             self.stream.close()
 
 
-_Right = tuple[
-    Call, float, float
-]  # that was answered rightly; when it was due and ended, since the measured time began
+_Right = tuple[Call, float, float]
+"""A call that was answered rightly, and when it was due and ended, in seconds since the measured time began."""
 
 
 class _Caller:

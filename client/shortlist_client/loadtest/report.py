@@ -133,7 +133,8 @@ def _saturation(figures: Figures) -> str:
 def _latency_note(figures: Figures) -> str:
     since = "from when a call was due" if figures["loop"] == "open" else "from when a call was sent"
     return (
-        f"Counted {since} to the end of its answer; of calls that were answered or passed their deadline. "
+        f"Counted {since} to the end of its answer; of right answers, of calls that passed their deadline, and of "
+        "other failed calls where they had waited for longer. "
         f"Percentiles are within {figures['latency_precision']:.1%} of the exact ones, on an axis that grows by powers."
     )
 
