@@ -153,6 +153,25 @@ def test_a_version_that_is_taken_away_gives_way_to_the_one_before(models_dir: Pa
         patiently(lambda: answering(client) == 1)
 
 
+def test_a_version_published_after_the_one_that_answers_was_taken_away_takes_over(
+    models_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number in (2, 3):
+        publish_one(models_dir, seed=number)
+    for number in (2, 3):
+        shutil.move(models_dir / str(number), tmp_path / str(number))
+    with served(models_dir) as (_, client):
+        for before, number in ((1, 2), (2, 3)):
+            shutil.rmtree(models_dir / str(before))
+            time.sleep(0.1)  # five looks
+            with held_reading(monkeypatch, number) as begun:
+                shutil.move(tmp_path / str(number), models_dir / str(number))
+                assert begun.wait(10)
+                assert answering(client) == before
+            patiently(lambda number=number: states(client) == {number: ModelState.READY})  # type: ignore[misc]
+            assert answering(client) == number
+
+
 def test_a_version_published_again_under_its_number_is_loaded_again(models_dir: Path) -> None:
     with served(models_dir) as (_, client):
         before = client.recommend("u0").items

@@ -79,7 +79,7 @@ def plan_for(policy: Policy, now: Situation) -> Plan:
 def _default(policy: Policy, now: Situation) -> tuple[int | None, int | None]:
     """The version to answer requests that name none, and the one to be read for that; None for none.
 
-    Where the folder has no good version there is none.
+    Where the folder has no good version, or not yet, there is none that answers.
     """
     before = None if now.serving.default is None else now.serving.default.version
     before = before if before in now.models else None
@@ -96,16 +96,22 @@ def _default(policy: Policy, now: Situation) -> tuple[int | None, int | None]:
         # then: whoever takes a version back, or publishes more quickly than can be read, does not wait for it.
         if _is_loadable(number, now.shelf) and (before is None or number == labelled or number < before):
             return before, urgent
-    return None, None
+    return None, urgent
 
 
 def _as_before(now: Situation, default: int, labels: Mapping[str, int], urgent: int | None) -> Plan:
-    """Where the folder has no good version everything stays as it is, but for what operators choose meanwhile."""
-    staying = now.models.keys() - now.choices.unloaded or {default} & now.models.keys() or now.models.keys()
+    """Where the folder has no good version everything stays as it is, but for what operators choose meanwhile.
+
+    What was published since is read and takes over once it is there, but for what operators unloaded: that answers
+    only where nothing else does.
+    """
+    unloaded = now.choices.unloaded
+    staying = now.models.keys() - unloaded or {default} & now.models.keys() or now.models.keys()
     if not now.choices.written:  # the file is gone with everything else
         labels = now.serving.labels
-    due = () if urgent is None else (urgent,)
-    return Plan(default if default in staying else max(staying), labels, frozenset(staying), due)
+    coming = {*now.numbers} & now.shelf.entries.keys() - unloaded  # the other workers do not have it yet
+    due = () if urgent is None or urgent in unloaded or coming else (urgent,)
+    return Plan(default if default in staying else max(staying), labels, frozenset(staying | coming), due)
 
 
 def _candidates(now: Situation, before: int | None, labelled: int | None) -> Iterator[int]:
