@@ -1,5 +1,6 @@
 """What operators choose: labels, and versions to load or to leave alone, while requests are answered."""
 
+import errno
 import fcntl
 import json
 import os
@@ -128,6 +129,29 @@ def test_operators_choose_among_what_is_loaded_when_every_folder_is_gone(models_
         with pytest.raises(FailedPrecondition, match="is the only one that can answer"):
             client.unload_model(1)
         assert answering(client) == 1
+
+
+def test_a_folder_that_cannot_be_listed_for_a_while_frees_no_version_though_a_default_label_is_in_force(
+    models_dir: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def fails(folder: Path) -> list[int]:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(folder))
+
+    for seed in (2, 3, 4):
+        publish_one(models_dir, seed)
+    with served(models_dir, default_label="stable") as (_, client):
+        client.set_label("stable", 2)
+        client.load_model(1)
+        patiently(lambda: set(states(client).values()) == {ModelState.READY})
+        with monkeypatch.context() as broken:
+            broken.setattr("shortlist_server.model.store.numbers_in", fails)
+            patiently(lambda: "cannot be listed" in caplog.text)
+            time.sleep(0.2)  # ten looks
+            assert states(client) == dict.fromkeys((4, 3, 2, 1), ModelState.READY)
+            assert answering(client) == 2
+            client.set_label("stable", 3)
+            assert answering(client) == 3
+            assert client.unload_model(4).state is ModelState.AVAILABLE
 
 
 def test_the_version_that_bears_the_default_label_is_loaded_first_and_no_other_takes_its_place(

@@ -131,6 +131,9 @@ def _candidates(now: Situation, before: int | None, labelled: int | None) -> Ite
 
 def _beside(policy: Policy, now: Situation) -> Iterator[int]:
     """The versions to be loaded beside the default, as far as they can be."""
+    if not now.numbers:  # it is empty or cannot be listed, which takes back nothing that has been read
+        yield from now.shelf.entries.keys() - now.choices.unloaded
+        return
     places = policy.keep + 1  # among the newest good ones; one that was unloaded leaves its place empty
     for number in now.numbers:
         if places == 0:

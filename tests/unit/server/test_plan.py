@@ -66,3 +66,12 @@ def test_what_operators_unloaded_is_not_read_while_one_answers_whose_folder_is_g
     assert planned([2], [1], due=[2], unloaded=[2]) == (1, {1}, [])
     assert planned([2], [1], waiting=[2], unloaded=[2]) == (1, {1}, [])
     assert planned([3, 2], [1], due=[3, 2], unloaded=[3]) == (1, {1}, [2])
+
+
+def test_a_folder_that_is_empty_or_cannot_be_listed_takes_back_nothing_but_what_operators_do() -> None:
+    stable = Policy(keep=0, default_label="stable")
+    assert planned([], [2, 3, 1], labels={"stable": 2}, policy=stable) == (2, {1, 2, 3}, [])
+    assert planned([], [2, 1], waiting=[3], labels={"stable": 2}, policy=stable) == (2, {1, 2, 3}, [])
+    assert planned([], [2, 3, 1], labels={"stable": 2}, unloaded=[3], policy=stable) == (2, {1, 2}, [])
+    assert planned([], [2, 3, 1], unloaded=[3]) == (2, {1, 2}, [])
+    assert planned([3, 2, 1], [2, 3, 1], labels={"stable": 2}, policy=stable) == (2, {2, 3}, [])
