@@ -82,6 +82,27 @@ def test_a_shadow_is_asked_the_same_and_compared(models_dir: Path) -> None:
         assert "shadow next, version 3: 40 compared" in printed
 
 
+def test_what_is_said_of_a_shadow_is_of_the_version_that_bears_its_label_now(models_dir: Path) -> None:
+    for seed in (2, 3):
+        publish_one(models_dir, seed)
+    with served(models_dir, keep=2, default_label="stable", shadow="next") as (_, client):
+
+        def shadow() -> tuple[int, int, float]:
+            told = client.list_models().shadow
+            assert told is not None
+            return told.version, told.compared_requests, told.mean_shadow_micros
+
+        client.set_label("stable", 2)
+        assert shadow() == (0, 0, 0.0)
+        client.set_label("next", 1)
+        assert shadow() == (1, 0, 0.0)
+        answering(client)
+        patiently(lambda: shadow()[:2] == (1, 1))
+        for version in (3, 2, None):
+            client.set_label("next", version)
+            assert shadow() == (version or 0, 0, 0.0)
+
+
 def test_a_shadow_that_has_no_time_leaves_requests_out_and_says_how_many(
     models_dir: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -75,8 +75,9 @@ class Shadow:
 
     @property
     def comparison(self) -> Comparison:
-        """Everything since the version compared was loaded."""
-        return self._comparison
+        """Everything since the version that bears the label began to bear it."""
+        with self._counting:
+            return self._so_far()
 
     def close(self) -> None:
         """Compares no more."""
@@ -100,8 +101,8 @@ class Shadow:
             self._waiting.put_nowait(_Answered(answered, seconds * len(answered) / len(requests)))
         except queue.Full:
             with self._counting:
-                skipped = self._comparison.skipped + len(answered)
-                self._comparison = replace(self._comparison, skipped=skipped)
+                so_far = self._so_far()
+                self._comparison = replace(so_far, skipped=so_far.skipped + len(answered))
             self._observer.shadow_skipped(len(answered))
 
     def _run(self) -> None:
@@ -117,11 +118,24 @@ class Shadow:
                 told = time.monotonic()
                 self._tell()
 
-    def _compare(self, answered: _Answered) -> None:
+    def _version(self) -> int | None:
+        """What bears the label; None where nobody does, or it is not loaded."""
         try:
-            version = self._store.select(label=self.label).version
-        except QueryError:  # nobody bears the label now
-            return self._add(Comparison())
+            return self._store.select(label=self.label).version
+        except QueryError:
+            return None
+
+    def _so_far(self) -> Comparison:
+        """What was compared of the version that bears the label now; to be called by one thread at a time."""
+        version = self._version()
+        if self._comparison.version != version:
+            self._comparison = Comparison(version)
+        return self._comparison
+
+    def _compare(self, answered: _Answered) -> None:
+        version = self._version()
+        if version is None:
+            return
         asked, given = [], []
         for request, got in answered.pairs:
             response = RecommendResponse.FromString(got)
@@ -133,7 +147,7 @@ class Shadow:
             asked.append(again)
             given.append(response)
         if not asked:
-            return None
+            return
         began = time.perf_counter()
         outcomes = self._answers.recommend(asked, [began] * len(asked))
         seconds = time.perf_counter() - began
@@ -143,13 +157,12 @@ class Shadow:
         ]
         answer_seconds = answered.seconds * len(asked) / len(answered.pairs)
         self._observer.shadow_compared(version, overlaps, answer_seconds, seconds)
-        return self._add(Comparison(version, len(asked), 0, sum(overlaps), answer_seconds, seconds))
+        self._add(Comparison(version, len(asked), 0, sum(overlaps), answer_seconds, seconds))
 
     def _add(self, more: Comparison) -> None:
         with self._counting:
-            old = self._comparison
-            if old.version != more.version:
-                self._comparison = more
+            old = self._so_far()
+            if old.version != more.version:  # the label has moved meanwhile
                 return
             self._comparison = Comparison(
                 old.version,
@@ -161,7 +174,7 @@ class Shadow:
             )
 
     def _tell(self) -> None:
-        so_far = self._comparison
+        so_far = self.comparison
         if so_far.compared:
             log.info(
                 "shadow %s, version %d: overlap %.3f over %d requests, %.0f us each where the answers took %.0f us",
