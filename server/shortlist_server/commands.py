@@ -105,6 +105,7 @@ def _serve(options: argparse.Namespace) -> int:
     share_what_libraries_allocate(many_threads=options.lane == "plain")
     try:
         _check_workers(options)
+        telemetry_config(options)
         access_commands.check(options)  # at once: torch takes seconds to load
     except (OSError, ValueError) as error:
         sys.stderr.write(f"shortlist: {error}\n")
@@ -180,8 +181,11 @@ def _beat_of(options: argparse.Namespace) -> Callable[[], None] | None:
 
 
 def _check_workers(options: argparse.Namespace) -> None:
-    if not 1 <= options.workers <= 1_024:
-        raise ValueError(f"workers must lie between 1 and 1,024, not be {options.workers:,}")
+    # A port is checked before it is kept for workers: of a number that is none, the system takes the lower 16 bits.
+    for name, lowest, highest in (("workers", 1, 1_024), ("port", 0, 65_535)):
+        value = getattr(options, name)
+        if not lowest <= value <= highest:
+            raise ValueError(f"{name} must lie between {lowest:,} and {highest:,}, not be {value:,}")
     hung = options.hung_seconds
     if hung != 0 and not _SHORTEST_HUNG_SECONDS <= hung <= 86_400:
         raise ValueError(

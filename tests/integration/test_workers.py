@@ -370,3 +370,15 @@ def test_workers_out_of_range_are_refused(small_models: Path, option: str, value
     refused = shortlist("serve", "--models-dir", str(small_models), "--port", "0", option, value)
     assert refused.returncode == 1
     assert refused.stderr == f"shortlist: {message}\n"
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+@pytest.mark.parametrize(("option", "number"), [("--port", 65_536), ("--port", -1), ("--metrics-port", 73_616)])
+def test_a_port_that_is_none_is_refused_with_workers_as_without(
+    small_models: Path, workers: str, option: str, number: int
+) -> None:
+    asked = ("--workers", workers, "--port", "0", option, str(number))
+    refused = shortlist("serve", "--models-dir", str(small_models), *asked)
+    name = option[2:].replace("-", "_")
+    assert refused.returncode == 1
+    assert refused.stderr == f"shortlist: {name} must lie between 0 and 65,535, not be {number:,}\n"
