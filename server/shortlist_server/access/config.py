@@ -54,6 +54,10 @@ class AccessConfig:
         Raises:
             ValueError: the choices do not go together; the text says what would.
         """
+        if not _addresses(host):
+            bare = host.strip("[]")
+            advice = "choose another with --host" if bare == host else f"write it without brackets, --host {bare}"
+            raise ValueError(f"{host} is no address, nor a name that this machine knows an address of: {advice}")
         loopback = is_loopback(host)
         if not (loopback or self.tls_cert or self.insecure_public):
             raise ValueError(
@@ -95,8 +99,14 @@ def check_rate(rate: float) -> None:
 
 def is_loopback(host: str) -> bool:
     """Whether only this machine can reach an address; a name counts as all that it stands for."""
+    addresses = _addresses(host)
+    return bool(addresses) and all(ipaddress.ip_address(address).is_loopback for address in addresses)
+
+
+def _addresses(host: str) -> list[str]:
+    """What a name, or an address itself, stands for; nothing where it cannot be told."""
     try:
         found = socket.getaddrinfo(host or None, 0, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
-    except OSError:
-        return False
-    return all(ipaddress.ip_address(str(address[0]).partition("%")[0]).is_loopback for *_, address in found)
+    except (OSError, UnicodeError):  # the latter of what no name can be
+        return []
+    return [str(address[0]).partition("%")[0] for *_, address in found]

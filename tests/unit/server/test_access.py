@@ -272,8 +272,18 @@ def test_an_address_is_without_its_port_and_of_ipv6_the_network(peer: str, addre
 def test_only_loopback_addresses_are_loopback() -> None:
     for host in ("127.0.0.1", "127.0.0.9", "::1", "localhost"):
         assert is_loopback(host)
-    for host in ("0.0.0.0", "::", "", "192.0.2.1", "2001:db8::1", "no.such.host.invalid"):
+    for host in ("0.0.0.0", "::", "", "192.0.2.1", "2001:db8::1", "no.such.host.invalid", "no..name", "[::1]"):
         assert not is_loopback(host)
+
+
+@pytest.mark.parametrize("access", [AccessConfig(), AccessConfig(insecure_public=True)])
+def test_what_stands_for_no_address_is_refused_as_such(access: AccessConfig) -> None:
+    for host in ("no.such.host.invalid", "no..name", "unix:/tmp/socket", "127.0.0.1:80"):
+        with pytest.raises(ValueError, match=f"^{host} is no address, nor a name .*: choose another with --host$"):
+            access.check_address(host, admin=False)
+    with pytest.raises(ValueError, match=r"^\[::1\] is no address, .*: write it without brackets, --host ::1$"):
+        access.check_address("[::1]", admin=False)
+    access.check_address("::1", admin=False)
 
 
 @pytest.mark.parametrize(
