@@ -15,7 +15,8 @@ QueryError
 ├── FailedPrecondition      what an operator asks for and the models folder does not allow
 │   ├── ModelRefused
 │   ├── VersionInUse
-│   └── StoreNotWritable
+│   ├── StoreNotWritable
+│   └── ChoicesUnusable
 ├── NoModelReady
 │   └── LoadingStopped      a version that was being read when the server was told to stop
 ├── QueueFull
@@ -162,6 +163,10 @@ class StoreNotWritable(FailedPrecondition):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"the models folder cannot be written by this server: {reason}")
+
+
+class ChoicesUnusable(FailedPrecondition):
+    """What operators chose before cannot be read, so that nothing more is chosen; the text says why."""
 
 
 class NoModelReady(QueryError):

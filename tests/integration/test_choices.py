@@ -237,7 +237,7 @@ def test_damaged_choices_are_not_overwritten(models_dir: Path) -> None:
     publish_one(models_dir, seed=2)
     with served(models_dir) as (_, client):
         (models_dir / "store.json").write_text('{"labels": {"stable": 1,}}')
-        with pytest.raises(FailedPrecondition, match=r"store\.json is damaged"):
+        with pytest.raises(FailedPrecondition, match=r"^store\.json is damaged: "):
             client.set_label("next", 2)
         assert (models_dir / "store.json").read_text() == '{"labels": {"stable": 1,}}'
 

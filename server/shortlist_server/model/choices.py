@@ -13,9 +13,9 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
-from shortlist_server.errors import StoreNotWritable
+from shortlist_server.errors import ChoicesUnusable, StoreNotWritable
 from shortlist_server.model.versions import read_file
 
 log = logging.getLogger(__name__)
@@ -95,17 +95,17 @@ class ChoicesFile:
         """Changes the choices; processes take turns, and a crash leaves the old ones or the new.
 
         Raises:
+            ChoicesUnusable: the file is damaged or cannot be read.
             StoreNotWritable: the folder cannot be written.
         """
         try:
             with _open_lock(self._models_dir / _LOCK) as lock:
                 _lock(lock)
-                changed = change(_parse(read_file(self._path)) if os.path.lexists(self._path) else Choices())
+                content = _as_bytes(change(self._as_written()))
                 aside = self._models_dir / _ASIDE
                 aside.unlink(missing_ok=True)  # what a crash left may be another user's, whom alone it lets write
-                with aside.open("w") as file:
-                    json.dump(_as_json(changed), file, indent=2)
-                    file.write("\n")
+                with aside.open("wb") as file:
+                    file.write(content)
                     file.flush()
                     os.fsync(file.fileno())
                 aside.chmod(_FILE_MODE)
@@ -115,8 +115,21 @@ class ChoicesFile:
             reason = error.strerror or "unknown error"
             name = Path(error.filename).name if error.filename else ""
             raise StoreNotWritable(f"{name}: {reason}" if name else reason) from error
-        except ValueError as error:  # what it should say is lost if it is written anew
-            raise StoreNotWritable(f"{FILE} is damaged: {error}") from error
+
+    def _as_written(self) -> Choices:
+        """The choices as the file has them now; none where there is no file.
+
+        Raises:
+            ChoicesUnusable: it cannot be read; what it should say would be lost if it were written anew.
+        """
+        if not os.path.lexists(self._path):
+            return Choices()
+        try:
+            return _parse(read_file(self._path))
+        except OSError as error:
+            raise ChoicesUnusable(f"{FILE} cannot be read: {error.strerror or 'unknown error'}") from error
+        except ValueError as error:
+            raise ChoicesUnusable(f"{FILE} is damaged: {error}") from error
 
 
 def _open_lock(path: Path) -> IO[bytes]:
@@ -175,9 +188,11 @@ def _parse(content: bytes) -> Choices:
     return Choices(labels, frozenset(versions["loaded"]), frozenset(versions["unloaded"]))
 
 
-def _as_json(choices: Choices) -> dict[str, Any]:
-    return {
+def _as_bytes(choices: Choices) -> bytes:
+    """What the file is to hold."""
+    fields = {
         "labels": dict(sorted(choices.labels.items())),
         "loaded": sorted(choices.loaded),
         "unloaded": sorted(choices.unloaded),
     }
+    return json.dumps(fields, indent=2).encode() + b"\n"

@@ -1,11 +1,15 @@
-"""What operators chose about a models folder, written by a user to whom not all files in it belong."""
+"""What operators chose about a models folder: who may write it, and what is not written over."""
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+
+from shortlist_server.errors import ChoicesUnusable
+from shortlist_server.model.choices import ChoicesFile
 
 _BY_ANOTHER_USER = """
 import os
@@ -56,3 +60,28 @@ def test_a_folder_that_cannot_be_written_is_told_with_the_file(tmp_path: Path, e
     refused = changed_by_another_user(tmp_path)
     tmp_path.chmod(0o755)
     assert refused == f"the models folder cannot be written by this server: {file}: Permission denied"
+
+
+@pytest.mark.parametrize(
+    ("spoilt", "words"),
+    [
+        ("[]", "store.json is damaged: it must be an object of labels, loaded and unloaded"),
+        (" " * (1 << 20) + "{}", "store.json cannot be read: it has more than 1,048,576 bytes"),
+        ("pipe", "store.json cannot be read: it is no file"),
+        ("link", "store.json cannot be read: No such file or directory"),
+    ],
+)
+def test_choices_that_cannot_be_read_are_refused_as_such_and_not_as_a_folder_that_cannot_be_written(
+    tmp_path: Path, spoilt: str, words: str
+) -> None:
+    file = tmp_path / "store.json"
+    if spoilt == "pipe":
+        os.mkfifo(file)
+    elif spoilt == "link":
+        file.symlink_to("nowhere")
+    else:
+        file.write_text(spoilt)
+    with pytest.raises(ChoicesUnusable) as refused:
+        ChoicesFile(tmp_path).change(lambda old: old)
+    assert str(refused.value) == words
+    assert not file.is_file() or file.read_text() == spoilt

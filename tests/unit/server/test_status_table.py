@@ -25,6 +25,7 @@ EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
     (errors.ModelRefused(7, "items.faiss is missing"), grpc.StatusCode.FAILED_PRECONDITION, ""),
     (errors.VersionInUse(7, "bears the label stable"), grpc.StatusCode.FAILED_PRECONDITION, ""),
     (errors.StoreNotWritable("read-only file system"), grpc.StatusCode.FAILED_PRECONDITION, ""),
+    (errors.ChoicesUnusable("store.json is damaged"), grpc.StatusCode.FAILED_PRECONDITION, ""),
     (errors.NoModelReady(), grpc.StatusCode.UNAVAILABLE, "google.rpc.RetryInfo"),
     (errors.LoadingStopped(), grpc.StatusCode.UNAVAILABLE, "google.rpc.RetryInfo"),
     (errors.QueueFull(0.05), grpc.StatusCode.RESOURCE_EXHAUSTED, "google.rpc.RetryInfo"),
