@@ -166,7 +166,7 @@ class StoreNotWritable(FailedPrecondition):
 
 
 class ChoicesUnusable(FailedPrecondition):
-    """What operators chose before cannot be read, so that nothing more is chosen; the text says why."""
+    """What operators chose before cannot be read or added to, so that nothing more is chosen; the text says why."""
 
 
 class NoModelReady(QueryError):

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import IO
 
 from shortlist_server.errors import ChoicesUnusable, StoreNotWritable
-from shortlist_server.model.versions import read_file
+from shortlist_server.model.versions import SMALL_BYTES, read_file
 
 log = logging.getLogger(__name__)
 
@@ -95,7 +95,7 @@ class ChoicesFile:
         """Changes the choices; processes take turns, and a crash leaves the old ones or the new.
 
         Raises:
-            ChoicesUnusable: the file is damaged or cannot be read.
+            ChoicesUnusable: the file is damaged or cannot be read, or would be too large to be read again.
             StoreNotWritable: the folder cannot be written.
         """
         try:
@@ -189,10 +189,17 @@ def _parse(content: bytes) -> Choices:
 
 
 def _as_bytes(choices: Choices) -> bytes:
-    """What the file is to hold."""
+    """What the file is to hold.
+
+    Raises:
+        ChoicesUnusable: that is more than is read of it.
+    """
     fields = {
         "labels": dict(sorted(choices.labels.items())),
         "loaded": sorted(choices.loaded),
         "unloaded": sorted(choices.unloaded),
     }
-    return json.dumps(fields, indent=2).encode() + b"\n"
+    content = json.dumps(fields, indent=2).encode() + b"\n"
+    if len(content) > SMALL_BYTES:
+        raise ChoicesUnusable(f"{FILE} would have more than {SMALL_BYTES:,} bytes: take some of its labels away first")
+    return content

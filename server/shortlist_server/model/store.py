@@ -224,7 +224,7 @@ class ModelStore:
         Raises:
             ModelNotFound: there is none of this number.
             ModelRefused: it cannot be loaded; the text says why.
-            ChoicesUnusable: store.json is damaged or cannot be read.
+            ChoicesUnusable: store.json is damaged, cannot be read, or is full.
             StoreNotWritable: the models folder cannot be written.
         """
         self._choose(number, lambda old: replace(old, loaded=old.loaded | {number}, unloaded=old.unloaded - {number}))
@@ -236,7 +236,7 @@ class ModelStore:
         Raises:
             ModelNotFound: there is none of this number.
             VersionInUse: no other can answer, or it bears a label.
-            ChoicesUnusable: store.json is damaged or cannot be read.
+            ChoicesUnusable: store.json is damaged, cannot be read, or is full.
             StoreNotWritable: the models folder cannot be written.
         """
         with self._looking:
@@ -282,7 +282,7 @@ class ModelStore:
         Raises:
             ModelNotFound: there is none of this number.
             ModelRefused: it cannot be loaded; the label stays where it is.
-            ChoicesUnusable: store.json is damaged or cannot be read.
+            ChoicesUnusable: store.json is damaged, cannot be read, or is full.
             StoreNotWritable: the models folder cannot be written.
         """
         if number is None:
@@ -301,7 +301,7 @@ class ModelStore:
         Raises:
             ModelNotFound: there is none of this number.
             ModelRefused: it cannot be loaded.
-            ChoicesUnusable: store.json is damaged or cannot be read.
+            ChoicesUnusable: store.json is damaged, cannot be read, or is full.
             StoreNotWritable: the models folder cannot be written.
         """
         with self._asking_for(number):

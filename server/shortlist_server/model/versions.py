@@ -102,7 +102,11 @@ def require_file(path: Path) -> None:
         raise OSError(errno.EINVAL, "it is no file")
 
 
-def read_file(path: Path, at_most: int = 1 << 20) -> bytes:
+SMALL_BYTES = 1 << 20
+"""Larger files are not read of those that are to be small."""
+
+
+def read_file(path: Path, at_most: int = SMALL_BYTES) -> bytes:
     """What a small file holds.
 
     Args:

@@ -1,4 +1,4 @@
-"""What operators chose about a models folder: who may write it, and what is not written over."""
+"""What operators chose about a models folder: who may write it, and what is not written over or not written at all."""
 
 import json
 import os
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from shortlist_server.errors import ChoicesUnusable
-from shortlist_server.model.choices import ChoicesFile
+from shortlist_server.model.choices import Choices, ChoicesFile
 
 _BY_ANOTHER_USER = """
 import os
@@ -85,3 +85,15 @@ def test_choices_that_cannot_be_read_are_refused_as_such_and_not_as_a_folder_tha
         ChoicesFile(tmp_path).change(lambda old: old)
     assert str(refused.value) == words
     assert not file.is_file() or file.read_text() == spoilt
+
+
+def test_a_change_that_would_make_the_file_too_large_to_be_read_is_refused_and_others_are_made(tmp_path: Path) -> None:
+    file = ChoicesFile(tmp_path)
+    many = {f"{number:063}": 1 for number in range(14_000)}
+    file.change(lambda _: Choices(many))
+    more = many | {f"x{number:062}": 1 for number in range(1_000)}
+    with pytest.raises(ChoicesUnusable, match=r"^store\.json would have more than 1,048,576 bytes: take some of its "):
+        file.change(lambda _: Choices(more))
+    assert file.read().labels == many
+    file.change(lambda _: Choices({"stable": 2}))
+    assert file.read().labels == {"stable": 2}
