@@ -132,3 +132,31 @@ def test_a_worker_that_starts_joins_the_others_and_takes_the_next_version_when_t
     assert store.look() is None
     assert store.default().version == 2
     assert not store.hands_over
+
+
+def test_a_version_waits_for_the_others_where_the_folder_of_the_one_that_answers_is_gone(
+    tmp_path: Path, small_models: Path, neighbour: subprocess.Popen[bytes]
+) -> None:
+    models_dir, workers = tmp_path / "models", tmp_path / "workers"
+    workers.mkdir()
+    shutil.copytree(small_models / "1", models_dir / "1")
+    store = ModelStore(models_dir, "cpu", handover=Handover(workers))
+    assert store.refresh()
+    mark_1 = mark(models_dir / "1", appearance(models_dir / "1"))
+    other = Handover(workers)
+    other.tell(Standing({mark_1: now(50)}, answering=[mark_1], default=1, pid=neighbour.pid))
+    shutil.copytree(models_dir / "1", tmp_path / "2")
+    manifest = tmp_path / "2" / "manifest.json"
+    manifest.write_text(manifest.read_text().replace('"version": "1"', '"version": "2"'))
+    shutil.rmtree(models_dir / "1")
+    (tmp_path / "2").rename(models_dir / "2")
+    assert store.refresh()
+    for _ in range(3):
+        assert store.look() is None  # it is not read again and again
+        assert (store.default().version, store.hands_over) == (1, True)
+        assert store.version(2).reason == "read and warmed; answers once the other workers have it"
+    mark_2 = mark(models_dir / "2", appearance(models_dir / "2"))
+    other.tell(Standing({mark_1: now(50), mark_2: now()}, answering=[mark_1], default=1, pid=neighbour.pid))
+    assert store.look() is None
+    assert (store.default().version, store.hands_over) == (2, False)
+    assert [version.number for version in store.versions()] == [2]
