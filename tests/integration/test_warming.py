@@ -5,6 +5,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import CodeType, FrameType
 
@@ -93,14 +94,15 @@ def ask_everything(stub: RecommenderServiceStub) -> None:
     stub.GetCluster(GetClusterRequest(kind=recommender_pb2.CLUSTER_KIND_ITEM, member_id="i1"))
 
 
-def test_no_request_runs_a_function_that_warming_has_not(small_models: Path) -> None:
+def test_no_request_runs_a_function_that_warming_has_not(small_models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (answers, wire):  # what other tests left in their caches, warming would not run
         for cached in vars(module).values():
             if hasattr(cached, "cache_clear"):
                 cached.cache_clear()
     with functions_run() as warmed:
         warm(load_model(small_models / "1", "cpu"), lambda: None)
-    # By the plain lane, whose threads begin with the first calls.
+    # By the plain lane, all of whose threads begin with the first calls here, so that they are seen.
+    monkeypatch.setattr("shortlist_server.app.SteadyPool", ThreadPoolExecutor)
     with serving(small_models, "plain") as app, grpc.insecure_channel(app.address) as channel, functions_run() as asked:
         ask_everything(RecommenderServiceStub(channel))
     assert len(asked) > 40
