@@ -53,6 +53,7 @@ BENCHMARKS = (
     Benchmark("batch_recommend", model=True),
     Benchmark("latency", ("h2load",), model=True),
     Benchmark("overload", ("h2load",), model=True),
+    Benchmark("expiring_calls", ("h2load",), model=True),
     Benchmark("swaps", ("h2load",), model=True),
     Benchmark("loadtest_agreement", ("h2load",), model=True),
     Benchmark("workers", ("h2load",), model=True),
