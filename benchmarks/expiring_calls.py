@@ -17,14 +17,12 @@ from pathlib import Path
 import grpc
 from grpc._cython import cygrpc  # type: ignore[attr-defined]  # compiled, and without types
 
-from benchmarks.options import parser_for, request_of
-from benchmarks.overload import LOADS, USUAL
+from benchmarks.options import request_of
+from benchmarks.overload import LOADS, USUAL, options_of
 from benchmarks.unary_recommend import (
-    GENERATOR_CORE,
     METHOD,
     SERVER_CORE,
     load,
-    require_generator,
     serve_command,
     serving,
 )
@@ -35,11 +33,7 @@ _LAST_WORD_SECONDS = 0.1
 
 def main() -> None:
     """Prints microseconds a call, and their ratio."""
-    parser = parser_for(__doc__, rounds=3)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
-    options = parser.parse_args()
-    require_generator()
-    os.sched_setaffinity(0, {GENERATOR_CORE})
+    options = options_of(__doc__)
     message = request_of(options).SerializeToString()
     for _ in range(options.rounds):
         with serving(serve_command(options.models_dir), SERVER_CORE) as (address, pid):
@@ -77,7 +71,7 @@ def _expiring(message: bytes, seconds: float) -> tuple[float, float]:
 def keep_until_they_expire() -> None:
     """Accepts every call and does nothing about it until standard input closes; then prints how many came."""
     server = grpc.server(futures.ThreadPoolExecutor(1))
-    core, queue = server._state.server, cygrpc.CompletionQueue()  # type: ignore[attr-defined]
+    core, queue = server._state.server, cygrpc.CompletionQueue()  # type: ignore[attr-defined]  # as the fast lane does
     core.register_completion_queue(queue)
     core.register_method(METHOD)
     port = server.add_insecure_port("127.0.0.1:0")

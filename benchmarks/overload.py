@@ -8,6 +8,7 @@ in a while, without a deadline: how long it waits for its answers is how long ot
 generator, whose core it shares.
 """
 
+import argparse
 import os
 import statistics
 import threading
@@ -42,13 +43,19 @@ LOADS: dict[str, Load] = {
 }
 
 
-def main() -> None:
-    """Prints answers and failures a second, and the server's memory."""
-    parser = parser_for(__doc__, rounds=3)
+def options_of(doc: str | None) -> argparse.Namespace:
+    """The options of a benchmark that loads a server from the generator's core, where this process is from now on."""
+    parser = parser_for(doc, rounds=3)
     parser.add_argument("--seconds", type=float, default=5.0, help="of each load")
     options = parser.parse_args()
     require_generator()
     os.sched_setaffinity(0, {GENERATOR_CORE})
+    return options
+
+
+def main() -> None:
+    """Prints answers and failures a second, and the server's memory."""
+    options = options_of(__doc__)
     request = request_of(options)
     message = request.SerializeToString()
     rates: dict[str, list[tuple[float, float, float]]] = defaultdict(list)

@@ -98,7 +98,7 @@ def tell(done: Done, status: str, message: bytes, details: str) -> None:
     """
     try:
         done(status, message, details)
-    except Exception:
+    except Exception:  # whatever it is: nobody else reads the answers that come after this one
         _logger.exception("an answer could not be counted")
 
 
@@ -137,7 +137,7 @@ class CoreCalls:
 
     def __init__(self, channel: grpc.Channel, target: Target, timeout_seconds: float, paths: Sequence[str]) -> None:
         self._channel, self._metadata, self._timeout_seconds = channel, target.metadata or None, timeout_seconds
-        self._core = channel._channel  # type: ignore[attr-defined]
+        self._core = channel._channel  # type: ignore[attr-defined]  # gRPC core's own, which is not public
         self._handles = {path: (path.encode(), self._core.get_registered_call_handle(path.encode())) for path in paths}
         self._close = cygrpc.SendCloseFromClientOperation(_NO_FLAGS)
         # An entry for each event to wait for: the core's queue cannot be asked to wait for a while only.

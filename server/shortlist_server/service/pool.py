@@ -27,14 +27,15 @@ class SteadyPool(ThreadPoolExecutor):
         # Whoever does work that had to wait is counted as idle once more afterwards, as if there were one thread more.
         while self._waiting and self._idle_semaphore.acquire(blocking=False):
             self._waiting -= 1
+        before = len(self._threads)
         try:
             super()._adjust_thread_count()
         except RuntimeError as error:
             if not self._threads:
                 raise
             self._waiting += 1
-            if not self._short:  # said once, until it is better
-                log.error("calls have %d threads and get no more: %s", len(self._threads), error)
+            if not self._short:  # said once, until one could be started again: calls come thousands a second
+                log.error("calls have %d threads and get no more: %s", before, error)
             self._short = True
         else:
-            self._short = False
+            self._short = self._short and len(self._threads) == before

@@ -1,6 +1,7 @@
 """Threads for calls where the machine has no more of them to give."""
 
 import threading
+import time
 
 import pytest
 
@@ -24,6 +25,14 @@ def test_work_is_done_by_the_threads_there_are_where_no_other_can_be_started(
     go_on.set()
     assert held.result(20)
     assert [future.result(20) for future in waiting] == [1, 2, 4, 8, 16]
+    for _ in range(2):  # a thread that is free for the one and not for the other
+        go_on.clear()
+        held = pool.submit(go_on.wait, 20)
+        waiting = [pool.submit(int)]
+        go_on.set()
+        assert held.result(20)
+        assert waiting[0].result(20) == 0
+        time.sleep(0.1)
     assert caplog.messages == ["calls have 1 threads and get no more: can't start new thread"]
     monkeypatch.setattr(threading.Thread, "start", start)
     together = threading.Barrier(3)
