@@ -1,13 +1,16 @@
-"""Bare servers to load."""
+"""Bare servers to load, and a generator process to load them."""
 
+import multiprocessing
 from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
+from multiprocessing.connection import Connection
 from typing import Any
 
 import grpc
 
 from shortlist.v1 import recommender_pb2
+from shortlist_client.loadtest.generator import Counted, Setup, generate
 
 SERVICE = "shortlist.v1.RecommenderService"
 RECOMMEND = f"/{SERVICE}/Recommend"
@@ -71,3 +74,24 @@ def entry_of(request: recommender_pb2.StreamRecommendRequest) -> recommender_pb2
     """The right answer to an entry of a stream."""
     outcome = recommender_pb2.RecommendOutcome(response=ranked(request.request.user_id))
     return recommender_pb2.StreamRecommendResponse(request_id=request.request_id, outcome=outcome)
+
+
+@contextmanager
+def generating(setup: Setup, generator: Callable[[Setup, Any], None] = generate) -> Iterator[Connection]:
+    """A generator process that is ready for a run, and the pipe by which it is told what to do and says what it did."""
+    context = multiprocessing.get_context("spawn")
+    ours, theirs = context.Pipe()
+    process = context.Process(target=generator, args=(setup, theirs), daemon=True)
+    process.start()
+    assert ours.recv() == ("ready", "gRPC core")
+    yield ours
+    ours.send(None)
+    process.join(10)
+
+
+def counted(pipe: Connection) -> Counted:
+    """What a generator process has counted in the end."""
+    while (said := pipe.recv())[0] != "counted":
+        pass
+    result: Counted = said[1]
+    return result

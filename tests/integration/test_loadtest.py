@@ -1,7 +1,6 @@
 """``shortlist loadtest`` against real servers: what it counts and what it notices."""
 
 import itertools
-import multiprocessing
 import re
 import time
 from collections.abc import Iterator
@@ -12,11 +11,11 @@ import pytest
 
 from shortlist.v1 import recommender_pb2
 from shortlist_client.loadtest.connection import Target
-from shortlist_client.loadtest.generator import Run, Setup, generate
+from shortlist_client.loadtest.generator import Run, Setup
 from shortlist_client.loadtest.schedule import constant
 from shortlist_client.loadtest.workload import Kind, Workload
 from shortlist_server.retrieval.item_index import ItemIndex
-from tests.loadtesting import Load, answering, recommended
+from tests.loadtesting import Load, answering, counted, generating, recommended
 
 
 def test_a_closed_loop_of_every_kind_of_call_adds_up(
@@ -89,20 +88,12 @@ def test_who_was_due_while_the_server_stood_still_is_counted(
 def test_what_a_late_generator_sends_late_counts_from_when_it_was_due(server: str) -> None:
     workload = Workload({Kind.UNARY: 1.0}, ("u1", "u2"))
     setup = Setup(Target(server), workload, (0, 1), 1, 5.0, 1_000, check_share=0.0, seed=0)
-    context = multiprocessing.get_context("spawn")
-    ours, theirs = context.Pipe()
-    process = context.Process(target=generate, args=(setup, theirs), daemon=True)
-    process.start()
-    assert ours.recv() == ("ready", "gRPC core")
-    start = time.perf_counter() - 0.5  # as if it had stood still since
-    ours.send(
-        Run(constant(100.0, 0.6), 0, poisson=False, warmup_seconds=0.0, seconds=0.6, step_seconds=0.6, start=start)
-    )
-    while (said := ours.recv())[0] != "counted":
-        pass
-    ours.send(None)
-    process.join(10)
-    tally = said[1].tally
+    with generating(setup) as pipe:
+        start = time.perf_counter() - 0.5  # as if it had stood still since
+        pipe.send(
+            Run(constant(100.0, 0.6), 0, poisson=False, warmup_seconds=0.0, seconds=0.6, step_seconds=0.6, start=start)
+        )
+        tally = counted(pipe).tally
     assert tally.requests == 60
     assert tally.lags.maximum == pytest.approx(0.5, abs=0.1)
     assert tally.latencies().percentile(100) > 0.45
@@ -117,23 +108,18 @@ def test_answers_that_come_after_a_stop_do_not_count_as_given_before_it() -> Non
     with answering(slow, threads=64) as address:
         workload = Workload({Kind.UNARY: 1.0}, ("u1", "u2"))
         setup = Setup(Target(address), workload, (0, 1), 1, 5.0, 1_000, check_share=0.0, seed=0)
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=generate, args=(setup, theirs), daemon=True)
-        process.start()
-        assert ours.recv()[0] == "ready"
-        start = time.perf_counter() + 0.1
-        ours.send(
-            Run(constant(50.0, 60), 0, poisson=False, warmup_seconds=0.0, seconds=60, step_seconds=0.25, start=start)
-        )
-        time.sleep(0.5)
-        ours.send(start + 1.0)
-        while (said := ours.recv())[0] != "counted":
-            pass
-        ours.send(None)
-        process.join(10)
-    tally = said[1].tally
-    assert said[1].seconds == tally.seconds == pytest.approx(1.0)
+        with generating(setup) as pipe:
+            start = time.perf_counter() + 0.1
+            pipe.send(
+                Run(
+                    constant(50.0, 60), 0, poisson=False, warmup_seconds=0.0, seconds=60, step_seconds=0.25, start=start
+                )
+            )
+            time.sleep(0.5)
+            pipe.send(start + 1.0)
+            result = counted(pipe)
+    tally = result.tally
+    assert result.seconds == tally.seconds == pytest.approx(1.0)
     assert tally.requests == tally.latencies().count == 50
     assert 0 < tally.answered <= 25  # what was due in the first half
 

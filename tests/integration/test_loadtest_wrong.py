@@ -1,7 +1,6 @@
 """What ``shortlist loadtest`` makes of answers that are wrong, and of calls that get none."""
 
 import itertools
-import multiprocessing
 import threading
 import time
 from collections.abc import Iterator
@@ -17,7 +16,18 @@ from shortlist_client.loadtest.connection import Target, open_channel
 from shortlist_client.loadtest.generator import Run, Setup, generate
 from shortlist_client.loadtest.schedule import Segment, constant
 from shortlist_client.loadtest.workload import Kind, Workload
-from tests.loadtesting import GARBAGE, RECOMMEND, Load, answering, batch_of, entry_of, ranked, recommended
+from tests.loadtesting import (
+    GARBAGE,
+    RECOMMEND,
+    Load,
+    answering,
+    batch_of,
+    counted,
+    entry_of,
+    generating,
+    ranked,
+    recommended,
+)
 
 CLOSED_LOOP = ("--concurrency", "4", "--duration", "0.6", "--warmup", "0")
 
@@ -163,20 +173,12 @@ def losing(setup: Setup, parent: Connection) -> None:
 def test_a_call_that_never_ends_is_counted_as_late(segments: tuple[Segment, ...], in_flight: int) -> None:
     with answering(recommended) as address:
         setup = Setup(Target(address), Workload({Kind.UNARY: 1.0}, ("u1",)), (0, 1), 1, 1.0, 1_000, 0.0, seed=0)
-        context = multiprocessing.get_context("spawn")
-        ours, theirs = context.Pipe()
-        process = context.Process(target=losing, args=(setup, theirs), daemon=True)
-        process.start()
-        assert ours.recv()[0] == "ready"
-        start = time.perf_counter() + 0.1
-        ours.send(Run(segments, in_flight, False, 0.0, 1.0, 1.0, start))
-        while (said := ours.recv())[0] != "counted":
-            pass
-        ours.send(None)
-        process.join(10)
-    tally = said[1].tally
+        with generating(setup, losing) as pipe:
+            pipe.send(Run(segments, in_flight, False, 0.0, 1.0, 1.0, time.perf_counter() + 0.1))
+            result = counted(pipe)
+    tally = result.tally
     # Of a closed loop each of the ten that wait is lost sooner or later, and no other call follows it.
-    assert tally.requests == said[1].calls_made == 50
+    assert tally.requests == result.calls_made == 50
     assert tally.errors == {"DEADLINE_EXCEEDED": 10}
     assert tally.latencies().count == 50
     assert tally.latencies().maximum > 1.0
