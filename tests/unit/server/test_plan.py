@@ -1,77 +1,80 @@
 """What shall answer and what is to be read for that, as things are in a folder whose versions come and go."""
 
-from collections.abc import Collection, Mapping, Sequence
-from types import SimpleNamespace
-from typing import cast
+import json
+from collections.abc import Collection
+from pathlib import Path
 
-from shortlist_server.model.choices import Choices
-from shortlist_server.model.folder import LoadedModel
-from shortlist_server.model.plan import Policy, Situation, plan_for
-from shortlist_server.model.serving import Serving
-from shortlist_server.model.shelf import Shelf
+import pytest
 
-
-def loaded(*numbers: int) -> dict[int, LoadedModel]:
-    """Versions that requests may get, which nobody looks into here."""
-    return {number: cast("LoadedModel", SimpleNamespace(version=number)) for number in numbers}
+from shortlist_server.model.plan import Policy
+from shortlist_server.model.store import ModelStore
+from tests.versions import publish_one
 
 
-def shelf_of(read: Collection[int], due: Collection[int]) -> Shelf:
-    """A shelf of what has been read, where some of the others are to be."""
-    entries = dict.fromkeys(read, SimpleNamespace(spoilt=False))
-    shelf = SimpleNamespace(entries=entries, is_due=lambda number: number in due, is_being_read=lambda _: False)
-    return cast("Shelf", shelf)
+@pytest.fixture
+def apart(tmp_path: Path) -> Path:
+    """Versions 1 to 3, which no server sees yet."""
+    for seed in range(3):
+        publish_one(tmp_path / "apart", seed)
+    return tmp_path / "apart"
 
 
-def planned(
-    there: Sequence[int],
-    answering: Sequence[int],
-    *,
-    due: Collection[int] = (),
-    waiting: Collection[int] = (),
-    labels: Mapping[str, int] | None = None,
-    unloaded: Collection[int] = (),
-    policy: Policy | None = None,
-) -> tuple[int | None, set[int], list[int]]:
-    """What is planned for a folder: the default, the versions to be kept loaded, and those to be read.
-
-    Args:
-        there: the versions in it, newest first.
-        answering: those that requests may get, first the one that answers when none is named.
-        due: those that are to be read.
-        waiting: those that have been read and that the other workers do not have yet.
-        labels: label to version.
-        unloaded: what operators unloaded.
-        policy: what the server was started with.
-    """
-    models, choices = loaded(*answering), Choices(labels or {}, unloaded=frozenset(unloaded))
-    serving = Serving(models, labels or {}, models[answering[0]])
-    shelf = shelf_of({*answering, *waiting}, due)
-    plan = plan_for(policy or Policy(), Situation(there, choices, shelf, serving, models))
-    return plan.default, {*plan.wanted}, [*plan.due]
+def store_of(folder: Path, apart: Path, *numbers: int, policy: Policy | None = None) -> ModelStore:
+    """A store of a folder with these versions, all that it wants of them loaded."""
+    folder.mkdir()
+    for number in numbers:
+        (apart / str(number)).rename(folder / str(number))
+    store = ModelStore(folder, "cpu", policy=policy)
+    assert store.refresh()
+    return store
 
 
-def test_a_version_published_after_the_one_that_answers_was_taken_away_is_read_and_that_one_stays_until_then() -> None:
-    assert planned([2], [1], due=[2]) == (1, {1}, [2])
-    assert planned([3, 2], [1], due=[2, 3]) == (1, {1}, [3])
-    assert planned([2], [2, 1]) == (2, {2}, [])
+def unload(folder: Path, numbers: Collection[int]) -> None:
+    """Has operators not want these versions."""
+    (folder / "store.json").write_text(json.dumps({"labels": {}, "loaded": [], "unloaded": [*numbers]}))
 
 
-def test_what_is_ready_and_waits_for_the_other_workers_is_kept_where_every_folder_of_before_is_gone() -> None:
-    assert planned([2], [1], waiting=[2]) == (1, {1, 2}, [])
-    assert planned([3, 2], [1], waiting=[3], due=[2]) == (1, {1, 3}, [])  # of which more need not be read meanwhile
+@pytest.mark.parametrize("published", [[2], [2, 3]])
+def test_a_version_published_after_the_one_that_answers_was_taken_away_is_read_and_that_one_stays_until_then(
+    tmp_path: Path, apart: Path, published: list[int]
+) -> None:
+    folder = tmp_path / "models"
+    store = store_of(folder, apart, 1)
+    (folder / "1").rename(apart / "1")
+    for number in published:
+        (apart / str(number)).rename(folder / str(number))
+    for _ in range(2):
+        assert store.look() == published[-1]
+        assert store.default().version == 1
+    assert store.read(published[-1])
+    store.look()
+    assert store.default().version == published[-1]
 
 
-def test_what_operators_unloaded_is_not_read_while_one_answers_whose_folder_is_gone() -> None:
-    assert planned([2], [1], due=[2], unloaded=[2]) == (1, {1}, [])
-    assert planned([2], [1], waiting=[2], unloaded=[2]) == (1, {1}, [])
-    assert planned([3, 2], [1], due=[3, 2], unloaded=[3]) == (1, {1}, [2])
+def test_what_operators_unloaded_is_not_read_while_one_answers_whose_folder_is_gone(
+    tmp_path: Path, apart: Path
+) -> None:
+    folder = tmp_path / "models"
+    store = store_of(folder, apart, 1)
+    (folder / "1").rename(apart / "1")
+    unload(folder, [3])
+    (apart / "3").rename(folder / "3")
+    assert store.look() is None
+    assert store.default().version == 1
+    (apart / "2").rename(folder / "2")
+    assert store.look() == 2
+    assert store.default().version == 1
 
 
-def test_a_folder_that_is_empty_or_cannot_be_listed_takes_back_nothing_but_what_operators_do() -> None:
-    stable = Policy(keep=0, default_label="stable")
-    assert planned([], [2, 3, 1], labels={"stable": 2}, policy=stable) == (2, {1, 2, 3}, [])
-    assert planned([], [2, 1], waiting=[3], labels={"stable": 2}, policy=stable) == (2, {1, 2, 3}, [])
-    assert planned([], [2, 3, 1], labels={"stable": 2}, unloaded=[3], policy=stable) == (2, {1, 2}, [])
-    assert planned([], [2, 3, 1], unloaded=[3]) == (2, {1, 2}, [])
-    assert planned([3, 2, 1], [2, 3, 1], labels={"stable": 2}, policy=stable) == (2, {2, 3}, [])
+def test_an_empty_folder_takes_back_nothing_but_what_operators_do(tmp_path: Path, apart: Path) -> None:
+    folder = tmp_path / "models"
+    store = store_of(folder, apart, 1, 2, 3, policy=Policy(keep=2, default_label="stable"))
+    store.set_label("stable", 2)
+    for number in (1, 2, 3):
+        (folder / str(number)).rename(apart / str(number))
+    assert store.look() is None
+    assert {version.number for version in store.versions()} == {1, 2, 3}
+    assert store.default().version == 2
+    store.unload(3)
+    assert {version.number for version in store.versions()} == {1, 2}
+    assert store.default().version == 2
