@@ -80,16 +80,20 @@ class Admission:
         """How long requests have taken lately, where there were always some; 0 where that is not known yet."""
         return self._seconds_per_request
 
-    def least_seconds(self, together: int, *, several: bool = False) -> float:
+    def least_seconds(self, together: int, *, coming: int = 0, several: bool = False) -> float:
         """How long a newcomer will take that is answered together with others, as far as one can tell.
 
         Alone, it is worth a try whatever is expected of it: that is how expectations are corrected.
 
         Args:
             together: so many at most.
+            coming: so many will be before it that have no place yet.
             several: whether it may have several requests.
         """
-        return self._seconds_until_turn(several=several) + together * self._seconds_per_request if self._taken else 0.0
+        if not self._taken:
+            return 0.0
+        others = min(self._requests + coming + 1, together)
+        return self._seconds_until_turn(several=several) + (coming + others) * self._seconds_per_request
 
     def _seconds_until_turn(self, *, several: bool) -> float:
         before = self._requests
@@ -149,34 +153,34 @@ class Admission:
             self._requests -= requests
             self._window_requests += requests
 
-    def leave(self, requests: int = 1, size: int = 0, done: int = 0) -> None:
+    def leave(self, requests: int = 1, size: int = 0, done: int = 0, *, dropped: bool = False) -> None:
         """Gives a place back.
 
         Args:
             requests: as ``enter`` was told.
             size: the same.
             done: of how many of the requests ``progress`` was told.
+            dropped: the others were not answered, which says nothing of how long answers take.
         """
         with self._lock:
             self._taken -= 1
             self._several -= requests > 1
             self._requests -= requests - done
             self._bytes -= size
-            self._window_requests += requests - done
+            if not dropped:
+                self._window_requests += requests - done
             # How fast requests come out while there are always some is how fast a queue moves.
             now = time.perf_counter()
             seconds = now - self._window_began
-            if self._taken == 0 or seconds > _WINDOW_SECONDS:
+            if self._window_requests and (self._taken == 0 or seconds > _WINDOW_SECONDS):
                 kept = math.exp(-seconds / _MEMORY_SECONDS)
-                self._past_seconds = self._past_seconds * kept + seconds
-                self._past_requests = self._past_requests * kept + self._window_requests
-                self._seconds_per_request = self._past_seconds / self._past_requests
+                past_seconds = self._past_seconds * kept + seconds
+                past_requests = self._past_requests * kept + self._window_requests
+                self._seconds_per_request = past_seconds / past_requests
+                # However long it took, it counts as so much work: a server that stood still is soon itself again.
+                self._past_seconds = min(past_seconds, _MEMORY_SECONDS)
+                self._past_requests = self._past_seconds / self._seconds_per_request
                 self._window_began, self._window_requests = now, 0
-
-    def spent(self, requests: int = 1) -> None:
-        """Takes note of work about requests that had no place, or no search: others take no longer for it."""
-        with self._lock:
-            self._window_requests += requests
 
     @contextmanager
     def work(self, seconds_left: float | None = None, requests: int = 1, *, line: Line = Line.OTHERS) -> Iterator[None]:
@@ -205,7 +209,7 @@ class Admission:
             What is to be told how many of the requests are answered, as long as there are more.
         """
         self.enter(seconds_left, requests, size)
-        done = 0
+        done, dropped = 0, False
 
         def progress(some: int) -> None:
             nonlocal done
@@ -214,8 +218,11 @@ class Admission:
 
         try:
             yield progress
+        except DeadlinePassed:
+            dropped = True
+            raise
         finally:
-            self.leave(requests, size, done)
+            self.leave(requests, size, done, dropped=dropped)
 
     @contextmanager
     def turn(self, seconds_left: float | None, requests: int = 1, size: int = 0) -> Iterator[None]:

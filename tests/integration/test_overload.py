@@ -19,6 +19,7 @@ from shortlist_server.app import ServerApp
 from shortlist_server.retrieval.exact import Found
 from shortlist_server.retrieval.item_index import ItemIndex, Searches
 from shortlist_server.service import answers, recommender_service
+from shortlist_server.service.fast_calls import Call
 from shortlist_server.service.guard import Guard
 from tests.callers import retry_seconds
 from tests.running import HeldSearch, serving
@@ -279,6 +280,36 @@ def test_a_flood_whose_deadlines_have_passed_costs_no_answers(
         assert len(told) < 300  # those that it may refuse before it knows of a flood
 
 
+@pytest.mark.parametrize("lane", ["fast"])  # grpc.server tells of a call when its message has come
+@pytest.mark.parametrize(("refusals", "code"), [(0, "DEADLINE_EXCEEDED"), (100, "RESOURCE_EXHAUSTED")])
+def test_once_calls_are_refused_nothing_is_read_of_who_cannot_be_answered_in_time(
+    slow_app: ServerApp, monkeypatch: pytest.MonkeyPatch, refusals: int, code: str
+) -> None:
+    read: list[float] = []
+    receive = Call.receive
+
+    def counted(call: Call) -> None:
+        read.append(call.deadline)
+        receive(call)
+
+    with Client(slow_app.address, timeout_seconds=20) as client, grpc.insecure_channel(slow_app.address) as channel:
+        for _ in range(20):
+            client.recommend("u0")  # by which the server learns what a request takes
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        waiting = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20) for _ in range(60)]
+        patiently(lambda: slow_app._admission.taken > 50)
+        refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # from now on it knows that too many come
+        monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
+        assert slow_app._lane is not None
+        slow_app._lane._intake._refusals = refusals
+        monkeypatch.setattr(Call, "receive", counted)
+        flood = [stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4) for _ in range(40)]
+        assert {call.code().name for call in flood} == {code}
+        assert not read
+        assert all(len(answer.result().items) == 10 for answer in waiting)
+
+
 def test_who_has_time_is_told_that_there_is_no_room_though_refusals_are_used_up(
     small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -295,6 +326,27 @@ def test_who_has_time_is_told_that_there_is_no_room_though_refusals_are_used_up(
         slow_search.let_go()
         codes = Counter(call.code() for call in calls)
         assert codes.keys() == {grpc.StatusCode.OK, grpc.StatusCode.RESOURCE_EXHAUSTED}
+
+
+def test_who_was_read_and_has_no_room_is_let_expire_when_refusals_are_used_up(
+    small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
+    with serving(small_models, "fast", working=1, waiting=4) as app, grpc.insecure_channel(app.address) as channel:
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        first = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
+        assert slow_search.begun.wait(10)
+        calls: list[Any] = []
+        for _ in range(250):  # of each method: as far as anybody knows, all may be refused
+            calls.append(stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=0.9))
+            calls.append(stub.SimilarItems.future(SimilarItemsRequest(item_ids=["i1"]), timeout=0.9))
+        codes = Counter(call.code() for call in calls)
+        slow_search.let_go()
+        assert first.code() is grpc.StatusCode.OK
+        assert codes.keys() == {grpc.StatusCode.DEADLINE_EXCEEDED, grpc.StatusCode.RESOURCE_EXHAUSTED}
+        assert codes[grpc.StatusCode.RESOURCE_EXHAUSTED] <= 256  # so many refusals are kept
+        patiently(lambda: app._telemetry.summary().failed == len(calls))
+        assert app._admission.taken == 0
 
 
 def test_a_call_that_expired_is_over_once_though_the_rest_of_its_batch_fails(

@@ -169,7 +169,7 @@ def test_a_call_that_is_let_expire_is_counted_without_a_line(caplog: pytest.LogC
     telemetry.start(Load)
     try:
         with caplog.at_level(logging.INFO):
-            telemetry.call_expired("Recommend")
+            telemetry.calls_expired("Recommend", 1)
         assert telemetry.metrics_url is not None
         scrape = Scrape(telemetry.metrics_url)
     finally:

@@ -29,7 +29,7 @@ from shortlist_server.service.fast_calls import Call, Method, Requests
 from shortlist_server.service.fast_lines import Lines
 from shortlist_server.service.fast_streams import Stream, StreamMethod
 from shortlist_server.service.guard import Guard
-from shortlist_server.service.intake import Intake
+from shortlist_server.service.intake import Fate, Intake
 
 log = logging.getLogger(__name__)
 
@@ -93,6 +93,7 @@ class FastLane:
             core.register_method(path)
         self._intake = Intake(core, self._queue, methods, admission, silent_seconds or silence.SILENT_SECONDS)
         self._lines = Lines(self._has_gone)
+        self._expired: dict[str, int] = {}
         self._polling = threading.Lock()
         self._busy_since: float | None = None
         self._ended = threading.Event()
@@ -188,12 +189,15 @@ class FastLane:
         for _ in range(_EVENTS):
             event = self._queue.poll(deadline)
             if event.completion_type == cygrpc.CompletionType.queue_timeout:
-                return
+                break
             try:
                 self._handle(event)
             except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("an event of the fast lane failed")
             deadline = 0  # from now on only what is ready already
+        for path, count in self._expired.items():
+            self._guard.observer.calls_expired(path.rpartition("/")[2], count)
+        self._expired.clear()
 
     def _handle(self, event: Any) -> None:
         tag = event.tag
@@ -211,8 +215,10 @@ class FastLane:
     def _came(self, path: str, event: Any) -> None:
         method, deadline = self._methods[path], event.call_details.deadline
         several = isinstance(method, Method) and method.holds_several
-        if self._intake.is_hopeless(deadline, _BATCH, several=several):
-            self._let_expire(path, event.call, deadline)
+        fate = self._intake.fate_of(deadline, _BATCH, several=several)
+        if fate is Fate.EXPIRE:
+            self._intake.let_expire(event.call, deadline)
+            self._expired[path] = self._expired.get(path, 0) + 1
             self._intake.ask_for_one(path)  # whoever comes next may have more time
             return None
         self._guard.under_way.begin()
@@ -224,6 +230,8 @@ class FastLane:
                 return self._fail(call, error)
         if isinstance(method, StreamMethod):
             return self._open(call, method)
+        if fate is Fate.REFUSE:
+            return self._fail(call, self._admission.full())
         try:
             call.receive()
         except RuntimeError:
@@ -263,11 +271,11 @@ class FastLane:
         self._leave(call)
         self._guard.under_way.end()
 
-    def _leave(self, call: Call) -> None:
+    def _leave(self, call: Call, *, dropped: bool = False) -> None:
         """Gives a call's place back: once it is answered, whenever its caller takes the answer."""
         if call.has_place:
             call.has_place = False
-            self._admission.leave(len(call.entries), call.size, call.told)
+            self._admission.leave(len(call.entries), call.size, call.told, dropped=dropped)
 
     def _received(self, call: Call, message: bytes | None) -> None:
         self._intake.has_read(call)
@@ -280,7 +288,8 @@ class FastLane:
             call.size = len(message)
             self._admission.enter(call.seconds_left, len(call.entries), call.size)
         except Exception as error:  # noqa: BLE001 # refused, or whatever it is
-            return self._fail(call, error)
+            silent = isinstance(error, QueueFull) and self._intake.keeps_silent(call.deadline - time.time())
+            return self._drop(call) if silent else self._fail(call, error)
         call.has_place = True
         return self._lines.add(call)
 
@@ -339,17 +348,13 @@ class FastLane:
             self._is_over(call)
         return True
 
-    def _let_expire(self, path: str, core: Any, deadline: float) -> None:
-        """Does nothing about a call that cannot be answered in time: gRPC ends it at its deadline, for less."""
-        self._intake.let_expire(core, deadline)
-        self._admission.spent()
-        self._guard.observer.call_expired(path.rpartition("/")[2])
-
     def _drop(self, call: Call) -> None:
-        """The same about a call that was to be answered."""
+        """Does nothing about a call that cannot be answered in time: gRPC ends it at its deadline, for less."""
         call.answered = True  # so that nobody answers it when the rest of its batch fails
-        self._let_expire(call.path, call.core, call.deadline)
-        self._is_over(call)
+        self._intake.let_expire(call.core, call.deadline)
+        self._guard.observer.calls_expired(call.name, 1)
+        self._leave(call, dropped=True)
+        self._guard.under_way.end()
 
     def _fail(self, call: Call, error: Exception) -> None:
         if isinstance(error, DeadlinePassed):

@@ -7,6 +7,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Iterable
+from enum import Enum, auto
 from typing import Any
 
 from shortlist_server.admission import Admission
@@ -32,6 +33,20 @@ _LAST_WORD_SECONDS = 0.1
 
 _TOO_LATE = 1_024
 """Calls that are kept until gRPC has ended them, the latest ones: each holds some 40 KB."""
+
+
+class Fate(Enum):
+    """What is to be done about a call that has come.
+
+    Attributes:
+        READ: its message is read; whether it is answered in time is seen then.
+        REFUSE: it is refused, unread.
+        EXPIRE: nothing, until gRPC ends it at its deadline.
+    """
+
+    READ = auto()
+    REFUSE = auto()
+    EXPIRE = auto()
 
 
 class Intake:
@@ -106,18 +121,31 @@ class Intake:
             del self._silent[call]
             call.core.cancel()  # which says, as its message, that there will be none
 
-    def is_hopeless(self, deadline: float, together: int, *, several: bool) -> bool:
-        """Whether a call is to be let expire unread: it cannot be answered in time, and not much is left of that.
+    def fate_of(self, deadline: float, together: int, *, several: bool) -> Fate:
+        """What is to be done about a call that has come.
+
+        As long as nobody is refused, every message is read. From then on who cannot be answered in time is not to cost
+        as much as an answer.
 
         Args:
             deadline: seconds since the epoch.
             together: how many are answered together at most.
             several: whether it may have several requests.
         """
-        now = time.time()
-        if deadline - now >= self._admission.least_seconds(together, several=several):
-            return False
-        return deadline <= now or (deadline - now <= _SOON_SECONDS and self._refusals < 1)
+        left = deadline - time.time()
+        if left <= 0:
+            return Fate.EXPIRE
+        if self._refusals >= _CALLS_AT_ONCE:
+            return Fate.READ
+        # Those who keep silent are among those that are read: they shall not turn everybody away.
+        coming = min(len(self._being_read), _CALLS_AT_ONCE)
+        if left >= self._admission.least_seconds(together, coming=coming, several=several):
+            return Fate.READ
+        return Fate.EXPIRE if self.keeps_silent(left) else Fate.REFUSE
+
+    def keeps_silent(self, seconds_left: float) -> bool:
+        """Whether who cannot be answered in time is let expire instead of refused."""
+        return seconds_left <= _SOON_SECONDS and self._refusals < 1
 
     def refused(self) -> None:
         """Takes note of a refusal for lack of room: one too many is one less later, as who came is told at once."""

@@ -84,8 +84,8 @@ class Observer:
     def call_failed(self, method: str, call: Call, code: str, request_id: str, error: Exception) -> None:
         """A call fails, with the gRPC status of this name: CANCELLED where its caller went away."""
 
-    def call_expired(self, method: str) -> None:
-        """A call was not answered before its deadline, or could not have been, and was let be."""
+    def calls_expired(self, method: str, count: int) -> None:
+        """So many calls were not answered before their deadlines, or could not have been, and were let be."""
 
     def entry_failed(self, method: str, code: str, request_id: str, error: Exception) -> None:
         """One request of many in a call is answered with an error."""

@@ -121,10 +121,10 @@ class Telemetry(Observer):
         self._count_refusal(code, error)
         self._over(method, call, code, time.perf_counter(), request_id, error)
 
-    def call_expired(self, method: str) -> None:
-        """Counts a call that was let expire: too many come at once for more."""
-        self._metrics.requests[method, "DEADLINE_EXCEEDED"].inc()
-        self._metrics.refused["deadline_passed",].inc()
+    def calls_expired(self, method: str, count: int) -> None:
+        """Counts calls that were let expire: too many come at once for more."""
+        self._metrics.requests[method, "DEADLINE_EXCEEDED"].inc(count)
+        self._metrics.refused["deadline_passed",].inc(count)
 
     def entry_failed(self, method: str, code: str, request_id: str, error: Exception) -> None:
         """Counts a request of many that failed; its call goes on."""

@@ -189,13 +189,52 @@ def test_a_turn_that_is_given_to_somebody_who_has_gone_goes_to_the_next() -> Non
         pass
 
 
-def test_work_about_others_does_not_count_as_that_of_who_has_a_place(clock: Clock) -> None:
-    admission = Admission(working=1, waiting=1)
-    admission.enter()
-    clock.seconds += 0.05
-    admission.spent(99)
+def test_who_is_dropped_says_nothing_of_how_long_answers_take(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    for _ in range(100):
+        admission.enter()
+    clock.seconds += 0.06
+    for _ in range(99):
+        admission.leave(dropped=True)
+    assert admission.seconds_per_request == 0
     admission.leave()
-    assert admission.seconds_per_request == pytest.approx(0.0005)
+    assert admission.seconds_per_request == pytest.approx(0.06)
+
+
+def test_who_gives_up_while_it_waits_says_nothing_of_it_either(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    with admission.turn(None):
+        for _ in range(99):
+            with pytest.raises(DeadlinePassed), admission.turn(0.0001):
+                pytest.fail("it worked")
+        clock.seconds += 0.06
+    assert admission.seconds_per_request == pytest.approx(0.06)
+
+
+def test_after_it_stood_still_a_server_soon_expects_what_it_did_before(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    for _ in range(1_000):
+        with admission.turn(None):
+            clock.seconds += 0.001
+    with admission.turn(None):
+        clock.seconds += 5
+    assert admission.seconds_per_request > 0.01
+    for _ in range(500):
+        with admission.turn(None):
+            clock.seconds += 0.001
+    assert admission.seconds_per_request < 0.002
+
+
+def test_a_newcomer_reckons_with_those_who_come_before_it_and_are_answered_together_with_it(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    with admission.turn(None):
+        clock.seconds += 0.01
+    assert admission.least_seconds(64, coming=5) == 0  # nobody is here: it is worth a try
+    admission.enter()
+    admission.enter()
+    assert admission.least_seconds(64) == pytest.approx(0.02 + 0.03)
+    assert admission.least_seconds(64, coming=5) == pytest.approx(0.02 + 0.05 + 0.08)
+    assert admission.least_seconds(4, coming=5) == pytest.approx(0.02 + 0.05 + 0.04)
 
 
 def test_calls_of_several_requests_leave_half_of_the_places_to_others() -> None:
