@@ -54,6 +54,7 @@ BENCHMARKS = (
     Benchmark("latency", ("h2load",), model=True),
     Benchmark("overload", ("h2load",), model=True),
     Benchmark("expiring_calls", ("h2load",), model=True),
+    Benchmark("short_deadlines", model=True),
     Benchmark("swaps", ("h2load",), model=True),
     Benchmark("loadtest_agreement", ("h2load",), model=True),
     Benchmark("workers", ("h2load",), model=True),

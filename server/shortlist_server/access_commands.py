@@ -22,6 +22,13 @@ def add_access_options(serve: argparse.ArgumentParser) -> None:
     )
     serve.add_argument("--connections", type=int, default=1_000, metavar="N", help="that may be open at once")
     serve.add_argument(
+        "--calls-per-connection",
+        type=int,
+        default=1_024,
+        metavar="N",
+        help="that may be under way at once; few where callers' deadlines are short",
+    )
+    serve.add_argument(
         "--insecure-public", action="store_true", help="listen on other addresses than loopback without TLS"
     )
 
@@ -39,6 +46,7 @@ def access_config(options: argparse.Namespace) -> AccessConfig:
         tokens=options.tokens,
         rate_limit=options.rate_limit,
         connections=options.connections,
+        calls_per_connection=options.calls_per_connection,
         insecure_public=options.insecure_public,
     )
 

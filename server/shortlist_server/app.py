@@ -137,7 +137,7 @@ class ServerApp:
                 ("grpc.server.max_pending_requests", _PENDING_CALLS),
                 ("grpc.server.max_pending_requests_hard_limit", 2 * _PENDING_CALLS),
                 ("grpc.enable_channelz", int(config.channelz)),
-                *connection_options(config.access.connections),
+                *connection_options(config.access.connections, config.access.calls_per_connection),
             ],
             interceptors=[AccessInterceptor(self._guard)],
             maximum_concurrent_rpcs=_CALLS_A_THREAD * threads,

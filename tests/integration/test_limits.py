@@ -169,18 +169,20 @@ def test_no_label_or_version_of_a_request_reaches_the_file_system(
         assert str(small_models) not in str(caught.value)
 
 
-def test_a_connection_may_have_1024_calls_open_and_the_next_waits(
-    small_server: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("calls", [1_024, 3])
+def test_a_connection_may_have_so_many_calls_open_and_the_next_waits(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, calls: int
 ) -> None:
     for limit in ("_WATCHERS", "_WATCHERS_OF_ADDRESS"):  # of calls that stay open as long as one likes
         monkeypatch.setattr(health, limit, 2_000)
-    with grpc.insecure_channel(small_server) as channel:
-        watching = [raw(channel, "/grpc.health.v1.Health/Watch", iter([b""])) for _ in range(1_025)]
+    access = AccessConfig() if calls == 1_024 else AccessConfig(calls_per_connection=calls)
+    with serving(small_models, access=access) as app, grpc.insecure_channel(app.address) as channel:
+        watching = [raw(channel, "/grpc.health.v1.Health/Watch", iter([b""])) for _ in range(calls + 1)]
         try:
-            for watch in watching[:1_024]:
+            for watch in watching[:calls]:
                 next(watch)
             answer: list[bytes] = []
-            waiting = threading.Thread(target=lambda: answer.append(next(watching[1_024])))
+            waiting = threading.Thread(target=lambda: answer.append(next(watching[calls])))
             waiting.start()
             waiting.join(0.5)
             assert not answer

@@ -296,8 +296,8 @@ def test_once_calls_are_refused_nothing_is_read_of_who_cannot_be_answered_in_tim
         for _ in range(20):
             client.recommend("u0")  # by which the server learns what a request takes
         stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        waiting = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20) for _ in range(60)]
-        patiently(lambda: slow_app._admission.taken > 50)
+        waiting = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20) for _ in range(95)]
+        patiently(lambda: slow_app._admission.taken > 90)
         refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
         assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # from now on it knows that too many come
         monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 _MAX_RATE = 1_000_000
+_MOST = 1_000_000
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,7 @@ class AccessConfig:
         tokens: the file of hashed tokens (access/tokens.py), one of which every call must bear; None asks for none.
         rate_limit: requests/s of each caller whose token says nothing else; None for no limit.
         connections: that may be open at once.
+        calls_per_connection: that may be under way at once.
         insecure_public: other addresses than loopback may be listened on without TLS.
 
     Raises:
@@ -32,6 +34,7 @@ class AccessConfig:
     tokens: Path | None = None
     rate_limit: float | None = None
     connections: int = 1_000
+    calls_per_connection: int = 1_024
     insecure_public: bool = False
 
     def __post_init__(self) -> None:
@@ -41,8 +44,10 @@ class AccessConfig:
             raise ValueError("--tls-client-ca needs --tls-cert and --tls-key")
         if self.rate_limit is not None:
             check_rate(self.rate_limit)
-        if not 1 <= self.connections <= 1_000_000:
-            raise ValueError(f"connections must lie between 1 and 1,000,000, not be {self.connections:,}")
+        for name in ("connections", "calls_per_connection"):
+            if not 1 <= getattr(self, name) <= _MOST:
+                words = name.replace("_", " ")
+                raise ValueError(f"{words} must lie between 1 and {_MOST:,}, not be {getattr(self, name):,}")
 
     def check_address(self, host: str, *, admin: bool) -> None:
         """Refuses what would let strangers in.

@@ -5,14 +5,13 @@ MAX_REQUEST_BYTES = 16 << 20
 
 _MAX_METADATA_BYTES = 16 << 10
 
-_MAX_STREAMS = 1_024
 
-
-def connection_options(connections: int) -> list[tuple[str, int]]:
+def connection_options(connections: int, calls: int) -> list[tuple[str, int]]:
     """Options of a server's channels.
 
     Args:
         connections: that may be open at once.
+        calls: of each that may be under way at once.
     """
     return [
         ("grpc.max_receive_message_length", MAX_REQUEST_BYTES),
@@ -20,9 +19,10 @@ def connection_options(connections: int) -> list[tuple[str, int]]:
         # beyond which it is refused; a call shall not depend on chance.
         ("grpc.max_metadata_size", _MAX_METADATA_BYTES),
         ("grpc.absolute_max_metadata_size", _MAX_METADATA_BYTES),
-        # Calls of one connection under way at once; the caller's library holds back the others. Without it, one
-        # connection could make the server keep any number of half-sent requests.
-        ("grpc.max_concurrent_streams", _MAX_STREAMS),
+        # The caller's library holds back the others. Those that it sends before the server is done with the last of an
+        # earlier one are refused by HTTP/2, which the caller sees as UNAVAILABLE unless its library asks again. Without
+        # a limit, one connection could make the server keep any number of half-sent requests.
+        ("grpc.max_concurrent_streams", calls),
         # Each takes a file and some 100 KB; those beyond are closed before their handshake.
         ("grpc.max_allowed_incoming_connections", connections),
         # Who connects and then does not speak TLS and HTTP/2 is cut off, after two minutes unless told otherwise.

@@ -295,6 +295,7 @@ def test_what_stands_for_no_address_is_refused_as_such(access: AccessConfig) -> 
         (lambda: AccessConfig(rate_limit=0), "between 0.001 and 1,000,000"),
         (lambda: AccessConfig(rate_limit=float("inf")), "between 0.001 and 1,000,000"),
         (lambda: AccessConfig(connections=0), "connections must lie between"),
+        (lambda: AccessConfig(calls_per_connection=0), "calls per connection must lie between"),
     ],
 )
 def test_choices_that_do_not_go_together_are_refused(make: Callable[[], AccessConfig], words: str) -> None:
