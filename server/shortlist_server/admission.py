@@ -80,20 +80,20 @@ class Admission:
         """How long requests have taken lately, where there were always some; 0 where that is not known yet."""
         return self._seconds_per_request
 
-    def least_seconds(self, together: int, *, coming: int = 0, several: bool = False) -> float:
-        """How long a newcomer will take that is answered together with others, as far as one can tell.
+    def expected_seconds(self, together: int, *, coming: int = 0, several: bool = False) -> float:
+        """How long a newcomer will take, who is answered together with others where many wait, as far as one can tell.
 
         Alone, it is worth a try whatever is expected of it: that is how expectations are corrected.
 
         Args:
-            together: so many at most.
+            together: so many of many.
             coming: so many will be before it that have no place yet.
             several: whether it may have several requests.
         """
         if not self._taken:
             return 0.0
-        others = min(self._requests + coming + 1, together)
-        return self._seconds_until_turn(several=several) + (coming + others) * self._seconds_per_request
+        turn = together if self._requests + coming >= together else 1
+        return self._seconds_until_turn(several=several) + (coming + turn) * self._seconds_per_request
 
     def _seconds_until_turn(self, *, several: bool) -> float:
         before = self._requests
@@ -141,6 +141,7 @@ class Admission:
             if seconds_left is not None and self._taken and wait + requests * self._seconds_per_request > seconds_left:
                 raise self.full()
             if self._taken == 0:
+                self._reckon()
                 self._window_began, self._window_requests = time.perf_counter(), 0
             self._taken += 1
             self._several += requests > 1
@@ -153,7 +154,9 @@ class Admission:
             self._requests -= requests
             self._window_requests += requests
 
-    def leave(self, requests: int = 1, size: int = 0, done: int = 0, *, dropped: bool = False) -> None:
+    def leave(
+        self, requests: int = 1, size: int = 0, done: int = 0, *, dropped: bool = False, together: bool = False
+    ) -> None:
         """Gives a place back.
 
         Args:
@@ -161,6 +164,8 @@ class Admission:
             size: the same.
             done: of how many of the requests ``progress`` was told.
             dropped: the others were not answered, which says nothing of how long answers take.
+            together: with others, after the last of which ``reckon`` is called: of the seconds that they took together
+                the first has not had all.
         """
         with self._lock:
             self._taken -= 1
@@ -169,18 +174,27 @@ class Admission:
             self._bytes -= size
             if not dropped:
                 self._window_requests += requests - done
-            # How fast requests come out while there are always some is how fast a queue moves.
-            now = time.perf_counter()
-            seconds = now - self._window_began
-            if self._window_requests and (self._taken == 0 or seconds > _WINDOW_SECONDS):
-                kept = math.exp(-seconds / _MEMORY_SECONDS)
-                past_seconds = self._past_seconds * kept + seconds
-                past_requests = self._past_requests * kept + self._window_requests
-                self._seconds_per_request = past_seconds / past_requests
-                # However long it took, it counts as so much work: a server that stood still is soon itself again.
-                self._past_seconds = min(past_seconds, _MEMORY_SECONDS)
-                self._past_requests = self._past_seconds / self._seconds_per_request
-                self._window_began, self._window_requests = now, 0
+            if not together:
+                self._reckon()
+
+    def reckon(self) -> None:
+        """Takes note of how long those took that have left together."""
+        with self._lock:
+            self._reckon()
+
+    def _reckon(self) -> None:
+        # How fast requests come out while there are always some is how fast a queue moves.
+        now = time.perf_counter()
+        seconds = now - self._window_began
+        if self._window_requests and (self._taken == 0 or seconds > _WINDOW_SECONDS):
+            kept = math.exp(-seconds / _MEMORY_SECONDS)
+            past_seconds = self._past_seconds * kept + seconds
+            past_requests = self._past_requests * kept + self._window_requests
+            self._seconds_per_request = past_seconds / past_requests
+            # However long it took, it counts as so much work: a server that stood still is soon itself again.
+            part = _MEMORY_SECONDS / max(past_seconds, _MEMORY_SECONDS)
+            self._past_seconds, self._past_requests = past_seconds * part, past_requests * part
+            self._window_began, self._window_requests = now, 0
 
     @contextmanager
     def work(self, seconds_left: float | None = None, requests: int = 1, *, line: Line = Line.OTHERS) -> Iterator[None]:

@@ -133,6 +133,7 @@ class FastLane:
             except Exception as error:  # whatever it is, the lane must live on: it is the only one
                 log.exception("a batch of calls failed")
                 worked_on = self._give_up(batch, error)
+            self._admission.reckon()
             self._busy_since = None
 
     def _give_up(
@@ -195,9 +196,17 @@ class FastLane:
             except Exception:  # whatever it is, the lane must live on: it is the only one
                 log.exception("an event of the fast lane failed")
             deadline = 0  # from now on only what is ready already
-        for path, count in self._expired.items():
-            self._guard.observer.calls_expired(path.rpartition("/")[2], count)
-        self._expired.clear()
+        if self._expired:
+            self._tell_expired()
+
+    def _tell_expired(self) -> None:
+        """Has calls counted that were let expire unread: together, as so many may come."""
+        expired, self._expired = self._expired, {}
+        try:
+            for path, count in expired.items():
+                self._guard.observer.calls_expired(path.rpartition("/")[2], count)
+        except Exception:  # whatever it is, the lane must live on: it is the only one
+            log.exception("calls that expired could not be counted")
 
     def _handle(self, event: Any) -> None:
         tag = event.tag
@@ -225,7 +234,8 @@ class FastLane:
         call = Call(path, method, event.call, deadline, event.invocation_metadata)
         if self._gate is not None:
             try:
-                self._gate.admit(path, call, requests=0 if several else 1)  # of several, when they are read
+                # Of several, when they are read.
+                self._gate.admit(path, call, requests=0 if several and fate is Fate.READ else 1)
             except Exception as error:  # noqa: BLE001 # refused, or whatever it is: nothing is read of what it sends
                 return self._fail(call, error)
         if isinstance(method, StreamMethod):
@@ -257,7 +267,7 @@ class FastLane:
 
     def _has_gone(self, call: Call) -> None:
         self._guard.caller_left(call.name, call)
-        self._is_over(call)
+        self._is_over(call, dropped=True)
 
     def _stream_is_over(self, call: Call, *, answered: bool, refused: bool) -> None:
         if answered:
@@ -267,15 +277,15 @@ class FastLane:
         self._streams.leave()
         self._guard.under_way.end()
 
-    def _is_over(self, call: Call) -> None:
-        self._leave(call)
+    def _is_over(self, call: Call, *, dropped: bool = False) -> None:
+        self._leave(call, dropped=dropped)
         self._guard.under_way.end()
 
     def _leave(self, call: Call, *, dropped: bool = False) -> None:
         """Gives a call's place back: once it is answered, whenever its caller takes the answer."""
         if call.has_place:
             call.has_place = False
-            self._admission.leave(len(call.entries), call.size, call.told, dropped=dropped)
+            self._admission.leave(len(call.entries), call.size, call.told, dropped=dropped, together=True)
 
     def _received(self, call: Call, message: bytes | None) -> None:
         self._intake.has_read(call)
@@ -353,8 +363,7 @@ class FastLane:
         call.answered = True  # so that nobody answers it when the rest of its batch fails
         self._intake.let_expire(call.core, call.deadline)
         self._guard.observer.calls_expired(call.name, 1)
-        self._leave(call, dropped=True)
-        self._guard.under_way.end()
+        self._is_over(call, dropped=True)
 
     def _fail(self, call: Call, error: Exception) -> None:
         if isinstance(error, DeadlinePassed):

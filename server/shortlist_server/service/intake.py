@@ -139,7 +139,7 @@ class Intake:
             return Fate.READ
         # Those who keep silent are among those that are read: they shall not turn everybody away.
         coming = min(len(self._being_read), _CALLS_AT_ONCE)
-        if left >= self._admission.least_seconds(together, coming=coming, several=several):
+        if left >= self._admission.expected_seconds(together, coming=coming, several=several):
             return Fate.READ
         return Fate.EXPIRE if self.keeps_silent(left) else Fate.REFUSE
 

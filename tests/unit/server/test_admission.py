@@ -225,16 +225,37 @@ def test_after_it_stood_still_a_server_soon_expects_what_it_did_before(clock: Cl
     assert admission.seconds_per_request < 0.002
 
 
+def test_those_who_are_answered_together_took_their_seconds_together(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    for _ in range(64):
+        admission.enter()
+    clock.seconds += 5
+    for _ in range(64):
+        admission.leave(together=True)
+    admission.reckon()
+    assert admission.seconds_per_request == pytest.approx(5 / 64)
+
+
+def test_those_who_were_answered_together_count_though_somebody_else_comes_first(clock: Clock) -> None:
+    admission = Admission(working=1, waiting=100)
+    admission.enter()
+    clock.seconds += 0.02
+    admission.leave(together=True)
+    admission.enter()
+    admission.reckon()
+    assert admission.seconds_per_request == pytest.approx(0.02)
+
+
 def test_a_newcomer_reckons_with_those_who_come_before_it_and_are_answered_together_with_it(clock: Clock) -> None:
     admission = Admission(working=1, waiting=100)
     with admission.turn(None):
         clock.seconds += 0.01
-    assert admission.least_seconds(64, coming=5) == 0  # nobody is here: it is worth a try
+    assert admission.expected_seconds(4, coming=5) == 0  # nobody is here: it is worth a try
     admission.enter()
     admission.enter()
-    assert admission.least_seconds(64) == pytest.approx(0.02 + 0.03)
-    assert admission.least_seconds(64, coming=5) == pytest.approx(0.02 + 0.05 + 0.08)
-    assert admission.least_seconds(4, coming=5) == pytest.approx(0.02 + 0.05 + 0.04)
+    assert admission.expected_seconds(4) == pytest.approx(0.02 + 0.01)
+    assert admission.expected_seconds(4, coming=1) == pytest.approx(0.02 + 0.01 + 0.01)
+    assert admission.expected_seconds(4, coming=2) == pytest.approx(0.02 + 0.02 + 0.04)
 
 
 def test_calls_of_several_requests_leave_half_of_the_places_to_others() -> None:
@@ -279,9 +300,11 @@ def test_a_single_request_need_not_have_the_time_for_batches_that_are_here_befor
     with pytest.raises(QueueFull):
         admission.enter(0.66)
     admission.enter(0.68)
-    assert admission.least_seconds(10, several=True) == pytest.approx(10.12)
-    assert admission.least_seconds(10) == pytest.approx(0.78)
+    assert admission.expected_seconds(10, several=True) == pytest.approx(10.12)
+    assert admission.expected_seconds(10) == pytest.approx(0.78)
     for _ in range(90):
         admission.enter()
     admission.leave(requests=1_000)
-    assert admission.least_seconds(10) == pytest.approx(admission.waiting_seconds + 10 * admission.seconds_per_request)
+    assert admission.expected_seconds(10) == pytest.approx(
+        admission.waiting_seconds + 10 * admission.seconds_per_request
+    )
