@@ -73,4 +73,4 @@ def change_manifest(folder: Path, **changes: object) -> None:
     """Changes fields of a manifest, whose own checksum it then lacks, as manifests of older versions do."""
     manifest = json.loads((folder / MANIFEST).read_text())
     manifest.pop("manifest_sha256", None)
-    (folder / MANIFEST).write_text(json.dumps(manifest | changes))
+    (folder / MANIFEST).write_text(json.dumps(manifest | changes) + "\n")

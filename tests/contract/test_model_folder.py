@@ -187,6 +187,12 @@ def test_a_manifest_that_is_no_manifest_is_refused(folder: Path, content: str) -
         load_model(folder, "cpu")
 
 
+def test_a_manifest_whose_last_byte_is_missing_is_refused(folder: Path) -> None:
+    (folder / MANIFEST).write_bytes((folder / MANIFEST).read_bytes()[:-1])
+    with pytest.raises(BadModel, match=r"^manifest\.json .* its end is missing"):
+        load_model(folder, "cpu")
+
+
 def rewrite(folder: Path, name: str, content: bytes) -> None:
     """Changes a file and its entry in the manifest, so that the checksum fits."""
     (folder / name).write_bytes(content)

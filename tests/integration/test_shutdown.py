@@ -122,7 +122,7 @@ def slow_to_read(models_dir: Path, small_models: Path) -> Path:
     manifest = json.loads((folder / "manifest.json").read_text())
     del manifest["manifest_sha256"]
     manifest["files"].insert(0, {"name": "zeros", "size_bytes": str(60 << 30), "sha256": "0" * 64})
-    (folder / "manifest.json").write_text(json.dumps(manifest))
+    (folder / "manifest.json").write_text(json.dumps(manifest) + "\n")
     return file
 
 

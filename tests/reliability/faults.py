@@ -92,4 +92,4 @@ def sign(folder: Path) -> None:
         content = (folder / entry["name"]).read_bytes()
         entry |= {"size_bytes": str(len(content)), "sha256": hashlib.sha256(content).hexdigest()}
     (folder / MANIFEST).unlink()
-    (folder / MANIFEST).write_text(json.dumps(manifest))
+    (folder / MANIFEST).write_text(json.dumps(manifest) + "\n")

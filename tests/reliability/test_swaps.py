@@ -115,5 +115,5 @@ def put(source: Path, models_dir: Path, number: int) -> None:
     shutil.copytree(source, aside, copy_function=os.link)
     manifest = json.loads((source / "manifest.json").read_text())
     (aside / "manifest.json").unlink()
-    (aside / "manifest.json").write_text(json.dumps({**manifest, "version": str(number)}))
+    (aside / "manifest.json").write_text(json.dumps({**manifest, "version": str(number)}) + "\n")
     aside.rename(models_dir / str(number))

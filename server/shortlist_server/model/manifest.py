@@ -33,6 +33,8 @@ def read_manifest(folder: Path) -> manifest_pb2.ModelManifest:
     except (json_format.ParseError, ValueError, RecursionError) as error:
         newer = _newer_format(text)
         raise BadModel(newer or f"{MANIFEST} cannot be read: {error}") from error
+    if not text.endswith(b"\n"):  # where more than that is missing, it is no JSON
+        raise BadModel(f"{MANIFEST} does not end with a line feed: its end is missing")
     if manifest.format_version != FORMAT_VERSION:
         raise BadModel(
             f"{MANIFEST}: format {manifest.format_version}, but this server reads format {FORMAT_VERSION} only"
