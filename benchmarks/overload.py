@@ -3,7 +3,8 @@
 Callers of a native generator ask again as soon as they are answered or refused, which is the worst that they can do.
 Some have deadlines, of which the shortest pass while a call waits for those before it. What was answered is read from
 the server's own account (ListModels). Server and generator have a core each; before each overload comes the usual load,
-and at once after it as well, which says how soon the server recovers. Meanwhile a caller of its own asks once
+and at once after it as well, which says how soon the server recovers. Overloads come over more connections than the
+usual load, and what those cost by themselves is measured as well. Meanwhile a caller of its own asks once
 in a while, without a deadline: how long it waits for its answers is how long others do, and what it has to wait for the
 generator, whose core it shares.
 """
@@ -34,6 +35,7 @@ _PROBES_PER_SECOND = 20
 
 USUAL: Load = (4, 64, None)
 LOADS: dict[str, Load] = {
+    "10 connections": (10, 60, None),
     "10 times": (10, 640, None),
     "10 times, 250 ms": (10, 640, 0.25),
     "10 times, 100 ms": (10, 640, 0.1),
