@@ -12,9 +12,11 @@ import statistics
 import subprocess
 import sys
 import tempfile
+from collections.abc import Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from benchmarks.options import parser_for, request_of
 from benchmarks.unary_recommend import (
@@ -88,21 +90,45 @@ def by_h2load(address: str, message: bytes, seconds: float, folder: Path) -> Fou
 
 def by_loadtest(address: str, users: Path, seconds: float, folder: Path) -> Found:
     """What `shortlist loadtest` finds; fails where a call does."""
+    more = ("--warmup", "0.5", "--slo", "errors<=0%")
+    figures = loadtest(address, users, folder, (CONNECTIONS, IN_FLIGHT, DEADLINE_SECONDS), seconds, more)
+    return Found(figures["rate"], figures["latency_ms"]["p50"], figures["generator"]["bottleneck"])
+
+
+def loadtest(
+    address: str,
+    users: Path,
+    folder: Path,
+    load: tuple[int, int, float],
+    seconds: float,
+    more: Sequence[str] = (),
+) -> dict[str, Any]:
+    """The figures of `shortlist loadtest`, a closed loop on the generator's core; fails where it does.
+
+    Args:
+        address: of the server.
+        users: ids, one a line.
+        folder: for its files.
+        load: connections, calls in flight over all of them, and their deadline in seconds.
+        seconds: that it takes.
+        more: further options.
+    """
+    connections, in_flight, deadline = load
     file = folder / "loadtest.json"
     ended = subprocess.run(
         [
             *("taskset", "-c", str(GENERATOR_CORE), sys.executable, "-m", "shortlist_client.main", "loadtest"),
-            *("--server", address, "--users", str(users), "--check", "0", "--warmup", "0.5", "--json", str(file)),
-            *("--concurrency", str(IN_FLIGHT), "--connections", str(CONNECTIONS), "--duration", str(seconds)),
-            *("--timeout", str(DEADLINE_SECONDS), "--slo", "errors<=0%"),
+            *("--server", address, "--users", str(users), "--check", "0", "--json", str(file), *more),
+            *("--concurrency", str(in_flight), "--connections", str(connections), "--duration", str(seconds)),
+            *("--timeout", str(deadline)),
         ],
         check=False,
         capture_output=True,
         text=True,
     )
     assert ended.returncode == 0, ended.stdout + ended.stderr
-    figures = json.loads(file.read_text())
-    return Found(figures["rate"], figures["latency_ms"]["p50"], figures["generator"]["bottleneck"])
+    figures: dict[str, Any] = json.loads(file.read_text())
+    return figures
 
 
 def say(name: str, rounds: list[tuple[Found, Found]]) -> None:

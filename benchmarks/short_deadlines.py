@@ -6,23 +6,19 @@ told otherwise, another few (``--calls-per-connection``). Rounds alternate betwe
 server answers at its usual load just before. Servers have one core, the callers the other.
 """
 
-import json
 import statistics
-import subprocess
-import sys
 import tempfile
 from collections import Counter, defaultdict
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any
 
+from benchmarks.loadtest_agreement import loadtest
 from benchmarks.options import parser_for
-from benchmarks.unary_recommend import GENERATOR_CORE, pinned, print_model, serve_command
+from benchmarks.unary_recommend import pinned, print_model, serve_command
 
-CONNECTIONS = 10
-USUAL = (64, 2.0)
-LOADS = {"10 times, 50 ms": (640, 0.05), "32 times, 100 ms": (2_048, 0.1)}
-"""Calls in flight, and their deadline in seconds."""
+USUAL = (10, 64, 2.0)
+LOADS = {"10 times, 50 ms": (10, 640, 0.05), "32 times, 100 ms": (10, 2_048, 0.1)}
+"""Connections, calls in flight over all of them, and their deadline in seconds."""
 
 
 def main() -> None:
@@ -36,7 +32,8 @@ def main() -> None:
     errors: dict[tuple[str, str], Counter[str]] = defaultdict(Counter)
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        (folder / "users").write_text(f"{options.user}\n")
+        users = folder / "users"
+        users.write_text(f"{options.user}\n")
         serve = serve_command(options.models_dir)
         servers = {
             "as it is": stack.enter_context(pinned(serve)),
@@ -47,12 +44,12 @@ def main() -> None:
         for number, address in enumerate(servers.values()):
             if number == 0:
                 print_model(address)
-            asked(address, folder, USUAL, options.seconds)  # warms up
+            loadtest(address, users, folder, USUAL, options.seconds)  # warms up
         for _ in range(options.rounds):
             for name, address in servers.items():
-                for load, (in_flight, deadline) in LOADS.items():
-                    usual = asked(address, folder, USUAL, options.seconds)["rate"]
-                    figures = asked(address, folder, (in_flight, deadline), options.seconds)
+                for load, overload in LOADS.items():
+                    usual = loadtest(address, users, folder, USUAL, options.seconds)["rate"]
+                    figures = loadtest(address, users, folder, overload, options.seconds)
                     shares[load, name].append(figures["rate"] / usual)
                     rates[load, name].append(figures["rate"])
                     errors[load, name].update(figures["errors"])
@@ -63,26 +60,6 @@ def main() -> None:
         )
         rate = statistics.median(rates[load, name])
         print(f"{load:<18}{name:<10}{rate:>8,.0f} answered/s, {statistics.median(of):.2f} of the usual   {failed}")
-
-
-def asked(address: str, folder: Path, load: tuple[int, float], seconds: float) -> dict[str, Any]:
-    """What `shortlist loadtest` finds with so many calls in flight and their deadline in seconds."""
-    in_flight, deadline = load
-    file = folder / "loadtest.json"
-    ended = subprocess.run(
-        [
-            *("taskset", "-c", str(GENERATOR_CORE), sys.executable, "-m", "shortlist_client.main", "loadtest"),
-            *("--server", address, "--users", str(folder / "users"), "--check", "0", "--json", str(file)),
-            *("--concurrency", str(in_flight), "--connections", str(CONNECTIONS), "--duration", str(seconds)),
-            *("--timeout", str(deadline)),
-        ],
-        check=False,
-        capture_output=True,
-        text=True,
-    )
-    assert ended.returncode == 0, ended.stdout + ended.stderr
-    figures: dict[str, Any] = json.loads(file.read_text())
-    return figures
 
 
 if __name__ == "__main__":
