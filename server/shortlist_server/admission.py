@@ -86,7 +86,7 @@ class Admission:
         Alone, it is worth a try whatever is expected of it: that is how expectations are corrected.
 
         Args:
-            together: so many of many.
+            together: so many at a time, where as many wait; fewer are taken to be answered one by one.
             coming: so many will be before it that have no place yet.
             several: whether it may have several requests.
         """

@@ -169,13 +169,12 @@ def test_no_label_or_version_of_a_request_reaches_the_file_system(
         assert str(small_models) not in str(caught.value)
 
 
-@pytest.mark.parametrize("calls", [1_024, 3])
+@pytest.mark.parametrize(("access", "calls"), [(AccessConfig(), 1_024), (AccessConfig(calls_per_connection=3), 3)])
 def test_a_connection_may_have_so_many_calls_open_and_the_next_waits(
-    small_models: Path, monkeypatch: pytest.MonkeyPatch, calls: int
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, access: AccessConfig, calls: int
 ) -> None:
     for limit in ("_WATCHERS", "_WATCHERS_OF_ADDRESS"):  # of calls that stay open as long as one likes
         monkeypatch.setattr(health, limit, 2_000)
-    access = AccessConfig() if calls == 1_024 else AccessConfig(calls_per_connection=calls)
     with serving(small_models, access=access) as app, grpc.insecure_channel(app.address) as channel:
         watching = [raw(channel, "/grpc.health.v1.Health/Watch", iter([b""])) for _ in range(calls + 1)]
         try:

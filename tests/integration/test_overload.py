@@ -4,6 +4,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import pytest
 from shortlist.v1 import recommender_pb2_grpc
 from shortlist.v1.recommender_pb2 import BatchRecommendRequest, RecommendRequest
 from shortlist_client import Client, ShortlistError
+from shortlist_server.access.config import AccessConfig
 from shortlist_server.app import ServerApp
 from shortlist_server.retrieval.exact import Found
 from shortlist_server.retrieval.item_index import ItemIndex, Searches
@@ -28,8 +30,8 @@ SECONDS = 0.02
 
 
 @pytest.fixture
-def slow_app(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) -> Iterator[ServerApp]:
-    """A server that takes a fixed time for each request, and lets 100 wait."""
+def slowly(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Has each search of a caller's take a fixed time."""
     search = ItemIndex.search
 
     def slow(self: ItemIndex, searches: Searches) -> Found:
@@ -38,6 +40,11 @@ def slow_app(small_models: Path, lane: str, monkeypatch: pytest.MonkeyPatch) -> 
         return search(self, searches)
 
     monkeypatch.setattr(ItemIndex, "search", slow)
+
+
+@pytest.fixture
+def slow_app(small_models: Path, lane: str, slowly: None) -> Iterator[ServerApp]:
+    """A server that takes a fixed time for each request, and lets 100 wait."""
     with serving(small_models, lane, working=1, waiting=100) as app:
         yield app
 
@@ -260,6 +267,26 @@ def test_what_a_request_takes_is_known_after_one_batch(slow_app: ServerApp) -> N
         assert 0.9 * SECONDS < slow_app._admission.seconds_per_request < 3 * SECONDS
 
 
+@contextmanager
+def crowded(
+    app: ServerApp, monkeypatch: pytest.MonkeyPatch, refusals: int
+) -> Iterator[recommender_pb2_grpc.RecommenderServiceStub]:
+    """A fast lane with more than a second's work, which knows it and may refuse so many; who waits is answered."""
+    with Client(app.address, timeout_seconds=20) as client, grpc.insecure_channel(app.address) as channel:
+        for _ in range(20):
+            client.recommend("u0")  # by which the server learns what a request takes
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        waiting = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20) for _ in range(95)]
+        patiently(lambda: app._admission.taken > 60)
+        refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
+        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # from now on it knows that too many come
+        monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
+        assert app._lane is not None
+        app._lane._intake._refusals = refusals
+        yield stub
+        assert all(len(answer.result().items) == 10 for answer in waiting)
+
+
 @pytest.mark.parametrize("lane", ["fast"])  # grpc.server tells of a call when its message has come
 @pytest.mark.parametrize(("refusals", "code"), [(0, "DEADLINE_EXCEEDED"), (100, "RESOURCE_EXHAUSTED")])
 def test_once_calls_are_refused_nothing_is_read_of_who_cannot_be_answered_in_time(
@@ -272,19 +299,23 @@ def test_once_calls_are_refused_nothing_is_read_of_who_cannot_be_answered_in_tim
         read.append(call.deadline)
         receive(call)
 
-    with Client(slow_app.address, timeout_seconds=20) as client, grpc.insecure_channel(slow_app.address) as channel:
-        for _ in range(20):
-            client.recommend("u0")  # by which the server learns what a request takes
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        waiting = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20) for _ in range(95)]
-        patiently(lambda: slow_app._admission.taken > 60)
-        refused = stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4)
-        assert refused.code() is grpc.StatusCode.RESOURCE_EXHAUSTED  # from now on it knows that too many come
-        monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
-        assert slow_app._lane is not None
-        slow_app._lane._intake._refusals = refusals
+    with crowded(slow_app, monkeypatch, refusals) as stub:
         monkeypatch.setattr(Call, "receive", counted)
         flood = [stub.Recommend.future(RecommendRequest(user_id="u2"), timeout=0.4) for _ in range(40)]
         assert {call.code().name for call in flood} == {code}
         assert not read
-        assert all(len(answer.result().items) == 10 for answer in waiting)
+
+
+def test_a_batch_that_is_refused_unread_is_charged_to_its_caller(
+    small_models: Path,
+    slowly: None,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    access = AccessConfig(rate_limit=150)  # of which those who wait use up 116
+    with serving(small_models, "fast", working=1, waiting=100, access=access) as app:
+        with crowded(app, monkeypatch, refusals=255) as stub:
+            batch = BatchRecommendRequest(requests=[RecommendRequest(user_id="u2")])
+            flood = [stub.BatchRecommend.future(batch, timeout=0.4) for _ in range(250)]
+            details = {call.details().partition(";")[0] for call in flood}
+        assert "too many requests are waiting" in details
+        assert len(details) == 2, details  # and that the caller asks too often

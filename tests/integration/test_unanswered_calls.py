@@ -2,6 +2,8 @@
 
 import time
 from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,25 @@ import pytest
 
 from shortlist.v1 import recommender_pb2_grpc
 from shortlist.v1.recommender_pb2 import RecommendRequest, SimilarItemsRequest
-from shortlist_client import Client
+from shortlist_client import Client, ShortlistError
+from shortlist_server.app import ServerApp
 from shortlist_server.service.guard import Guard
+from shortlist_server.service.intake import Fate
 from tests.running import HeldSearch, serving
 from tests.scraping import patiently
+
+
+@contextmanager
+def held(small_models: Path, slow_search: HeldSearch, waiting: int) -> Iterator[tuple[ServerApp, Any, Any]]:
+    """A server whose fast lane works on a call until the search is let go, a stub, and that call."""
+    with (
+        serving(small_models, "fast", working=1, waiting=waiting) as app,
+        grpc.insecure_channel(app.address) as channel,
+    ):
+        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
+        first = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
+        assert slow_search.begun.wait(10)
+        yield app, stub, first
 
 
 def test_a_flood_whose_deadlines_have_passed_costs_no_answers(
@@ -28,10 +45,7 @@ def test_a_flood_whose_deadlines_have_passed_costs_no_answers(
 
     monkeypatch.setattr(Guard, "refusal", counted)
     monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
-    with serving(small_models, "fast", working=1, waiting=1) as app, grpc.insecure_channel(app.address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        first = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
-        assert slow_search.begun.wait(10)
+    with held(small_models, slow_search, waiting=1) as (app, stub, first):
         flood = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=0.5) for _ in range(1_000)]
         assert {call.code() for call in flood} <= {
             grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -47,10 +61,7 @@ def test_a_flood_whose_deadlines_have_passed_costs_no_answers(
 def test_who_went_away_while_it_waited_says_nothing_of_what_a_request_takes(
     small_models: Path, slow_search: HeldSearch
 ) -> None:
-    with serving(small_models, "fast", working=1, waiting=100) as app, grpc.insecure_channel(app.address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        first = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
-        assert slow_search.begun.wait(10)
+    with held(small_models, slow_search, waiting=100) as (app, stub, first):
         began = time.monotonic()
         calls = [stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20) for _ in range(60)]
         patiently(lambda: app._admission.taken == 61)
@@ -69,10 +80,8 @@ def test_who_has_time_is_told_that_there_is_no_room_though_refusals_are_used_up(
     small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
-    with serving(small_models, "fast", working=1, waiting=4) as app, grpc.insecure_channel(app.address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        calls: list[Any] = [stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)]
-        assert slow_search.begun.wait(10)
+    with held(small_models, slow_search, waiting=4) as (_, stub, first):
+        calls: list[Any] = [first]
         # Of each method gRPC may hand over as many as there is room for, which is too many of both together.
         for _ in range(300):
             calls.append(stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=20))
@@ -87,10 +96,7 @@ def test_who_was_read_and_has_no_room_is_let_expire_when_refusals_are_used_up(
     small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shortlist_server.service.intake._REFUSALS_PER_SECOND", 0)
-    with serving(small_models, "fast", working=1, waiting=4) as app, grpc.insecure_channel(app.address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        first = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
-        assert slow_search.begun.wait(10)
+    with held(small_models, slow_search, waiting=4) as (app, stub, first):
         calls: list[Any] = []
         for _ in range(250):  # of each method: as far as anybody knows, all may be refused
             calls.append(stub.Recommend.future(RecommendRequest(user_id="u1"), timeout=0.9))
@@ -107,10 +113,7 @@ def test_who_was_read_and_has_no_room_is_let_expire_when_refusals_are_used_up(
 def test_a_call_that_expired_is_over_once_though_the_rest_of_its_batch_fails(
     small_models: Path, slow_search: HeldSearch, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with serving(small_models, "fast", working=1, waiting=8) as app, grpc.insecure_channel(app.address) as channel:
-        stub = recommender_pb2_grpc.RecommenderServiceStub(channel)
-        first = stub.Recommend.future(RecommendRequest(user_id="u0"), timeout=20)
-        assert slow_search.begun.wait(10)
+    with held(small_models, slow_search, waiting=8) as (app, stub, first):
         lane = app._lane
         assert lane is not None
         monkeypatch.setattr(lane._lines, "_follow", lambda: None)
@@ -127,3 +130,17 @@ def test_a_call_that_expired_is_over_once_though_the_rest_of_its_batch_fails(
         time.sleep(0.3)
         assert app._guard.under_way.count == 0
         assert app._admission.taken == 0
+
+
+def test_the_lane_lives_on_where_calls_that_expired_cannot_be_counted(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with serving(small_models, "fast") as app, Client(app.address, timeout_seconds=10) as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(app._telemetry, "calls_expired", lambda *_: 1 / 0)
+            patch.setattr("shortlist_server.service.intake.Intake.fate_of", lambda *_, **__: Fate.EXPIRE)
+            with pytest.raises(ShortlistError) as expired:  # while the lane has nothing else to do
+                client.with_timeout(0.3).recommend("u0")
+            assert expired.value.code is grpc.StatusCode.DEADLINE_EXCEEDED
+            patiently(lambda: "calls that expired could not be counted" in caplog.messages)
+        assert len(client.recommend("u0").items) == 10

@@ -129,7 +129,7 @@ class Intake:
 
         Args:
             deadline: seconds since the epoch.
-            together: how many are answered together at most.
+            together: how many are answered at a time where as many wait.
             several: whether it may have several requests.
         """
         left = deadline - time.time()
