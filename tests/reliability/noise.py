@@ -17,6 +17,7 @@ UNARY = [
     f"{R}{name}" for name in ("Recommend", "SimilarItems", "Score", "BatchRecommend", "GetCluster", "ListClusters")
 ] + [f"{M}{name}" for name in ("ListModels", "GetModel", "LoadModel", "UnloadModel", "SetLabel")]
 UNARY += [f"{HEALTH}Check", f"{R}NoSuchMethod", "/no.such.Service/Method"]
+WATCH = f"{HEALTH}Watch"
 STREAMS = [f"{R}StreamRecommend", f"{REFLECTION}ServerReflectionInfo"]
 
 _RECOMMEND = recommender_pb2.RecommendRequest(
@@ -153,8 +154,6 @@ def _headers(path: str, **more: bytes) -> bytes:
     return b"".join(b"\x00" + text(name) + text(value) for name, value in fields.items())
 
 
-_WATCH = "/grpc.health.v1.Health/Watch"
-
 _HELLO = _PREFACE + _frame(_SETTINGS, 0, 0)
 
 
@@ -168,15 +167,14 @@ def opened_without_window() -> bytes:
     return _PREFACE + _frame(_SETTINGS, 0, 0, struct.pack(">HI", 4, 0))
 
 
-def begun(stream: int) -> bytes:
-    """A Recommend call on a stream of an open connection, of which no message has come yet."""
-    return _frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend"))
+def begun(stream: int, path: str = f"{R}Recommend") -> bytes:
+    """A call on a stream of an open connection, of which no message has come yet."""
+    return _frame(_HEADERS, _END_HEADERS, stream, _headers(path))
 
 
 def watched(stream: int) -> bytes:
     """A call that watches the health of the whole server on a stream of an open connection."""
-    call = _frame(_HEADERS, _END_HEADERS, stream, _headers(_WATCH))
-    return call + _frame(_DATA, _END_STREAM, stream, bytes(5))
+    return begun(stream, WATCH) + _frame(_DATA, _END_STREAM, stream, bytes(5))
 
 
 def asked(stream: int, **headers: bytes) -> bytes:
@@ -211,8 +209,7 @@ def _huge_frame(rng: np.random.Generator) -> Sequence[bytes]:
 
 def _huge_message(rng: np.random.Generator) -> Sequence[bytes]:
     """A message that is said to be 4 GiB long, and never comes."""
-    call = _frame(_HEADERS, _END_HEADERS, 1, _headers(f"{R}Recommend"))
-    return [_HELLO, call, _frame(_DATA, 0, 1, b"\x00\xff\xff\xff\xff" + rng.bytes(100))]
+    return [_HELLO, begun(1), _frame(_DATA, 0, 1, b"\x00\xff\xff\xff\xff" + rng.bytes(100))]
 
 
 def _rst_flood(rng: np.random.Generator) -> Sequence[bytes]:
@@ -220,7 +217,7 @@ def _rst_flood(rng: np.random.Generator) -> Sequence[bytes]:
     body = b"\x00" + struct.pack(">I", len(_VALID[0])) + _VALID[0]
     frames = []
     for stream in range(1, 401, 2):
-        frames.append(_frame(_HEADERS, _END_HEADERS, stream, _headers(f"{R}Recommend")))
+        frames.append(begun(stream))
         if rng.random() < 0.5:
             frames.append(_frame(_DATA, _END_STREAM, stream, body))
         frames.append(_frame(_RST_STREAM, 0, stream, struct.pack(">I", 8)))
@@ -235,15 +232,14 @@ def _no_window(rng: np.random.Generator) -> Sequence[bytes]:
     """A caller that lets no answer through: a window of nothing."""
     if rng.random() < 0.5:
         return [opened_without_window(), *(watched(stream) for stream in range(1, 9, 2))]
-    call = _frame(_HEADERS, _END_HEADERS, 1, _headers(f"{R}StreamRecommend"))
+    call = begun(1, f"{R}StreamRecommend")
     body = b"\x00" + struct.pack(">I", len(_VALID[3])) + _VALID[3]
     return [opened_without_window(), call, _frame(_DATA, 0, 1, body * 50)]
 
 
 def _half_closed(rng: np.random.Generator) -> Sequence[bytes]:
     """A call that begins and says no more."""
-    path = str(rng.choice([*UNARY, *STREAMS]))
-    return [_HELLO, _frame(_HEADERS, _END_HEADERS, 1, _headers(path))]
+    return [_HELLO, begun(1, str(rng.choice([*UNARY, *STREAMS])))]
 
 
 def _headers_that_are_no_text(rng: np.random.Generator) -> Sequence[bytes]:
@@ -254,7 +250,7 @@ def _headers_that_are_no_text(rng: np.random.Generator) -> Sequence[bytes]:
 def _slow(rng: np.random.Generator) -> Sequence[bytes]:
     """A call that comes a few bytes at a time."""
     body = b"\x00" + struct.pack(">I", len(_VALID[0])) + _VALID[0]
-    call = _HELLO + _frame(_HEADERS, _END_HEADERS, 1, _headers(f"{R}Recommend")) + _frame(_DATA, _END_STREAM, 1, body)
+    call = _HELLO + begun(1) + _frame(_DATA, _END_STREAM, 1, body)
     return [call[begin : begin + 5] for begin in range(0, len(call), 5)]
 
 

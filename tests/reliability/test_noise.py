@@ -35,10 +35,17 @@ def server(small_models: Path, lane: str, tmp_path_factory: pytest.TempPathFacto
     """A server process of ``small_models``."""
     few = ("--working", "2", "--waiting", "32", "--streams", "8")
     with served(small_models, tmp_path_factory.mktemp("noise") / "log", "--lane", lane, *few) as server:
-        # Calls that hold a thread each: the pool of grpc.server starts all that it may have, and keeps them.
-        with socket.create_connection(("127.0.0.1", int(server.port)), timeout=10) as silent:
-            silent.sendall(noise.opened() + b"".join(noise.begun(number) for number in range(1, 201, 2)))
-            time.sleep(1)
+        # Each pool starts all the threads that it may have, and keeps them. Otherwise it would start one whenever as
+        # many calls as never before are there at once, however late that is.
+        watchers = noise.opened_without_window() + b"".join(map(noise.watched, range(1, 17, 2)))
+        probes = noise.opened() + b"".join(noise.begun(number, noise.WATCH) for number in range(1, 51, 2))
+        others = noise.opened() + b"".join(noise.begun(number, f"{noise.M}GetModel") for number in range(1, 201, 2))
+        with contextlib.ExitStack() as silent:
+            for calls in (watchers, probes, others):
+                caller = socket.create_connection(("127.0.0.1", int(server.port)), timeout=10)
+                silent.enter_context(caller).sendall(calls)
+                time.sleep(0.5)
+            time.sleep(2)  # the silent probes are hung up on
         yield server
 
 
