@@ -1,8 +1,9 @@
-"""What a call costs gRPC that is accepted and let expire, nothing else being done about it, against an answered one.
+"""What a call costs that is not answered, refused by the server or let expire by gRPC alone, against an answered one.
 
 Ten times the calls in flight that saturate the server, with deadlines of 50 ms, come to a bare loop around gRPC's own
-queue, which keeps each call until gRPC has ended it. The other figure is Recommend at its usual load. Both are the CPU
-time of a server that has one core; the generator has the other.
+queue, which keeps each call until gRPC has ended it. The other figures are of Recommend at its usual load: as it is,
+and where callers may ask once a second, so that all are refused before their message is read. All are the CPU time of
+a server that has one core; the generator has the other.
 """
 
 import os
@@ -35,21 +36,23 @@ def main() -> None:
     """Prints microseconds a call, and their ratio."""
     options = options_of(__doc__)
     message = request_of(options).SerializeToString()
+    command = serve_command(options.models_dir)
     for _ in range(options.rounds):
-        with serving(serve_command(options.models_dir), SERVER_CORE) as (address, pid):
-            load(address, message, 2_000)  # warms up
-            answered = _answered(address, message, pid, options.seconds)
+        answered = _usual(command, message, options.seconds)
+        refused = _usual([*command, "--rate-limit", "1"], message, options.seconds)
         expired, calls = _expiring(message, options.seconds)
-        ratio = expired / answered
-        print(f"answered {answered:.0f} us, expired {expired:.0f} us at {calls:,.0f} calls/s, ratio {ratio:.2f}")
+        print(f"answered {answered:.0f} us; refused {refused:.0f} us, ratio {refused / answered:.2f}", end="; ")
+        print(f"expired {expired:.0f} us at {calls:,.0f} calls/s, ratio {expired / answered:.2f}")
 
 
-def _answered(address: str, message: bytes, pid: int, seconds: float) -> float:
-    """Microseconds of CPU an answered call."""
+def _usual(command: list[str], message: bytes, seconds: float) -> float:
+    """Microseconds of CPU a call."""
     connections, in_flight, _ = USUAL
-    before, began = _cpu(pid), time.perf_counter()
-    rate = load(address, message, seconds=seconds, connections=connections, in_flight=in_flight)
-    return (_cpu(pid) - before) / (rate * (time.perf_counter() - began)) * 1e6
+    with serving(command, SERVER_CORE) as (address, pid):
+        load(address, message, 2_000)  # warms up
+        before, began = _cpu(pid), time.perf_counter()
+        rate = load(address, message, seconds=seconds, connections=connections, in_flight=in_flight)
+        return (_cpu(pid) - before) / (rate * (time.perf_counter() - began)) * 1e6
 
 
 def _expiring(message: bytes, seconds: float) -> tuple[float, float]:

@@ -15,7 +15,7 @@ from shortlist.v1 import recommender_pb2
 from shortlist_server.access.gate import Gate
 from shortlist_server.errors import MalformedRequest, QueryError
 from shortlist_server.service.requests import MAX_BATCH
-from shortlist_server.service.status import CODE_NAMES, internal_error, status_of, to_grpc
+from shortlist_server.service.status import CODE_NAMES, ending_of, internal_error, status_of
 from shortlist_server.telemetry.logs import request_id_of
 from shortlist_server.telemetry.observer import Call, Observer
 
@@ -85,9 +85,9 @@ class Guard:
     def refusal(self, error: Exception, method: str, call: Call) -> grpc.Status:
         """How a call that failed is ended; telemetry is told."""
         request_id = request_id_of(call.metadata)
-        status = _status(error, request_id)
-        self.observer.call_failed(method, call, CODE_NAMES[status.code], request_id, error)
-        return to_grpc(status, request_id)
+        ending = ending_of(error, request_id)
+        self.observer.call_failed(method, call, ending.code.name, request_id, error)
+        return ending
 
     def caller_left(self, method: str, call: Call) -> None:
         """Tells telemetry of a call that nobody waits for any more."""
@@ -96,7 +96,7 @@ class Guard:
     def entry_failure(self, error: Exception, method: str, metadata: Callable[[], Any] = tuple) -> Any:
         """The google.rpc.Status of one request of many in a call with this metadata; telemetry is told."""
         request_id = request_id_of(metadata())
-        status = _status(error, request_id)
+        status = status_of(error) if isinstance(error, QueryError) else internal_error(request_id)
         self.observer.entry_failed(method, CODE_NAMES[status.code], request_id, error)
         return status
 
@@ -185,8 +185,3 @@ def _requests_in(message: Any) -> int:
     if isinstance(message, recommender_pb2.BatchRecommendRequest):
         return min(max(len(message.requests), 1), MAX_BATCH)
     return 1
-
-
-def _status(error: Exception, request_id: str) -> Any:
-    """The google.rpc.Status of a request that failed."""
-    return status_of(error) if isinstance(error, QueryError) else internal_error(request_id)

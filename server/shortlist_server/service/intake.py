@@ -19,8 +19,8 @@ _CALLS_AT_ONCE = 256
 """Calls of a method that gRPC may hand over before the next look at the queue."""
 
 _REFUSALS_PER_SECOND = 500
-"""Refusing a call takes almost as long as answering one, 150 us: a twelfth of a core goes into refusals at most. The
-other calls wait in gRPC."""
+"""Refusing a call takes as long as answering one, 90 us: a twentieth of a core goes into refusals at most. The other
+calls wait in gRPC."""
 
 _SOON_SECONDS = 1.0
 """Silence for as long is as good as a refusal; who has more time is told, though refusals are used up."""

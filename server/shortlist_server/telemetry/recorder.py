@@ -1,5 +1,6 @@
 """Counts, traces and logs what happens in one server process."""
 
+import functools
 import logging
 import os
 import re
@@ -220,8 +221,7 @@ class Telemetry(Observer):
 
     def _count_refusal(self, code: str, error: Exception) -> None:
         if code in TURNED_AWAY:
-            reason = re.sub("(?<=[a-z])(?=[A-Z])", "_", type(error).__name__).lower()
-            self._metrics.refused[reason,].inc()
+            self._metrics.refused[_reason(type(error).__name__),].inc()
 
     def _beat(self) -> None:
         while not self._stopping.is_set():
@@ -240,6 +240,12 @@ class Telemetry(Observer):
         for kind, size in load.device_memory.items():
             metrics.device_memory[kind,].set(size)
         metrics.resident_memory.set(_resident_bytes())
+
+
+@functools.cache
+def _reason(kind: str) -> str:
+    """The name of a kind of error as a label: queue_full."""
+    return re.sub("(?<=[a-z])(?=[A-Z])", "_", kind).lower()
 
 
 class _Turns(threading.local):

@@ -4,10 +4,11 @@ import inspect
 
 import grpc
 import pytest
+from google.rpc import error_details_pb2, status_pb2
 
 import shortlist_client.errors as client_errors
 from shortlist_server import errors
-from shortlist_server.service.status import TABLE, internal_error, status_of
+from shortlist_server.service.status import TABLE, ending_of, internal_error, status_of
 
 EXAMPLES: list[tuple[errors.QueryError, grpc.StatusCode, str]] = [
     (errors.MalformedRequest(), grpc.StatusCode.INVALID_ARGUMENT, ""),
@@ -51,6 +52,25 @@ def test_an_error_has_its_code_and_details(error: errors.QueryError, code: grpc.
     status = status_of(error)
     assert status.code == code.value[0]
     assert [packed.TypeName() for packed in status.details] == ([detail] if detail else [])
+
+
+def test_who_is_refused_is_told_to_the_millisecond_when_to_come_again() -> None:
+    def told(error: errors.QueryError) -> tuple[float, str]:
+        ending = ending_of(error, "some-id")
+        details, sent = error_details_pb2.RetryInfo(), dict(ending.trailing_metadata)
+        status = status_pb2.Status.FromString(sent["grpc-status-details-bin"])
+        assert status == status_of(error)
+        assert status.details[0].Unpack(details)
+        assert (ending.code, sent["x-request-id"]) == (grpc.StatusCode.RESOURCE_EXHAUSTED, "some-id")
+        assert ending.details == str(error)
+        return details.retry_delay.ToMilliseconds(), ending.details
+
+    full, limited = "too many requests are waiting", "too many; try again in {} s"
+    for seconds, milliseconds in ((0.05, 50), (1.2344, 1_235), (5.0, 5_000), (0.05, 50)):
+        assert told(errors.QueueFull(seconds)) == (milliseconds, full)
+    for seconds, milliseconds, shown in ((0.0001, 1, "0.01"), (1.25, 1_250, "1.2"), (1.21, 1_210, "1.2")):
+        assert told(errors.RateLimited(seconds, "too many")) == (milliseconds, limited.format(shown))
+    assert told(errors.RateLimited(1.21, "other")) == (1_210, "other; try again in 1.2 s")
 
 
 def test_every_status_of_the_server_has_an_exception_of_the_client() -> None:
