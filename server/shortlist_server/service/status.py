@@ -108,7 +108,7 @@ def to_grpc(status: Any) -> grpc.Status:
 
 def ending_of(error: Exception, request_id: str) -> grpc.Status:
     """How gRPC ends a call that failed: its status, and the request's id in the trailing metadata."""
-    if isinstance(error, QueueFull | RateLimited):
+    if isinstance(error, QueueFull | RateLimited) and type(error) in TABLE:
         ending = _to_come_again(TABLE[type(error)][0], str(error), _milliseconds(error))
     else:
         ending = to_grpc(status_of(error) if isinstance(error, QueryError) else internal_error(request_id))
