@@ -176,6 +176,8 @@ def test_a_connection_may_have_so_many_calls_open_and_the_next_waits(
     for limit in ("_WATCHERS", "_WATCHERS_OF_ADDRESS"):  # of calls that stay open as long as one likes
         monkeypatch.setattr(health, limit, 2_000)
     with serving(small_models, access=access) as app, grpc.insecure_channel(app.address) as channel:
+        # Calls that are made before there is a connection are sent in any order, and the last may come first.
+        grpc.channel_ready_future(channel).result(10)
         watching = [raw(channel, "/grpc.health.v1.Health/Watch", iter([b""])) for _ in range(calls + 1)]
         try:
             for watch in watching[:calls]:
