@@ -13,7 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from shortlist_server import access_commands
-from shortlist_server.heap import share_one_arena, share_what_libraries_allocate, tidy_until
+from shortlist_server.heap import share_one_heap, share_what_libraries_allocate, tidy_until
 from shortlist_server.signals import on_stop_signals
 from shortlist_server.standard_streams import open_those_closed, say
 from shortlist_server.telemetry.options import add_telemetry_options, telemetry_config
@@ -99,6 +99,7 @@ def add_commands(commands: "argparse._SubParsersAction[argparse.ArgumentParser]"
 
 def _serve(options: argparse.Namespace) -> int:
     open_those_closed()
+    share_one_heap()
     # One search is one thread's work: as many threads as cores are busy with different requests already. OpenMP reads
     # this when torch and FAISS are loaded, which is below.
     os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -112,7 +113,6 @@ def _serve(options: argparse.Namespace) -> int:
         return 1
     if options.workers > 1:
         return _serve_by_workers(options)
-    share_one_arena()  # before libraries start threads
     from shortlist_server.app import ServerApp
     from shortlist_server.config import ServerConfig
     from shortlist_server.service.priorities import read_when_there_is_time

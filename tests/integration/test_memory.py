@@ -9,25 +9,15 @@ from pathlib import Path
 import pytest
 
 from shortlist_client import Client
-from tests.reliability.processes import served
+from tests.reliability.processes import children, served
 
 pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
 
 _HEAP_OF_ARROW = 1 << 30
 """Bytes that mimalloc reserves at once."""
 
-_EVERY_THREAD_MULTIPLIES = """
+_HEAP_IN_USE = """
 import ctypes, threading
-
-from shortlist_server.heap import share_what_libraries_allocate
-
-share_what_libraries_allocate(many_threads=True)
-
-import torch
-
-items, users = torch.ones(1_682, 50), torch.ones(20, 50)
-scores = torch.empty(20, 1_682)
-end = threading.Event()
 
 class Heap(ctypes.Structure):
     names = ("arena", "free", "fast", "maps", "mapped", "unused", "fast_bytes", "used", "free_bytes", "top")
@@ -38,6 +28,19 @@ def used():
     look.restype = Heap
     heap = look()
     return heap.used + heap.mapped
+"""
+
+_EVERY_THREAD_MULTIPLIES = f"""
+{_HEAP_IN_USE}
+from shortlist_server.heap import share_what_libraries_allocate
+
+share_what_libraries_allocate(many_threads=True)
+
+import torch
+
+items, users = torch.ones(1_682, 50), torch.ones(20, 50)
+scores = torch.empty(20, 1_682)
+end = threading.Event()
 
 def multiply(done):
     torch.mm(users, items.T, out=scores)
@@ -48,6 +51,31 @@ begun = used()
 for _ in range(10):
     done = threading.Event()
     threading.Thread(target=multiply, args=(done,)).start()
+    done.wait()
+print(used() - begun)
+end.set()
+"""
+
+_EVERY_THREAD_ALLOCATES = f"""
+{_HEAP_IN_USE}
+from shortlist_server.heap import share_one_heap
+
+share_one_heap()
+
+c = ctypes.CDLL(None)
+c.malloc.restype, c.malloc.argtypes, c.free.argtypes = ctypes.c_void_p, [ctypes.c_size_t], [ctypes.c_void_p]
+end = threading.Event()
+
+def allocate(done):
+    for piece in [c.malloc(size) for size in range(16, 1_024, 16) for _ in range(7)]:
+        c.free(piece)
+    done.set()
+    end.wait()
+
+begun = used()
+for _ in range(40):
+    done = threading.Event()
+    threading.Thread(target=allocate, args=(done,)).start()
     done.wait()
 print(used() - begun)
 end.set()
@@ -69,3 +97,21 @@ def test_threads_that_have_multiplied_keep_no_buffers() -> None:
     env = {**os.environ, "OMP_NUM_THREADS": "1"}  # as a server has it
     kept = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60, env=env).stdout)
     assert kept < 10_000_000  # 5 MB each otherwise
+
+
+def test_threads_that_have_freed_what_they_took_keep_nothing_of_it() -> None:
+    command = [sys.executable, "-c", _EVERY_THREAD_ALLOCATES]
+    kept = int(subprocess.run(command, check=True, capture_output=True, text=True, timeout=60).stdout)
+    assert kept < 1_000_000  # a quarter of a megabyte each otherwise
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_server_has_one_heap_beside_what_else_is_asked_of_the_c_library(
+    small_models: Path, tmp_path: Path, workers: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GLIBC_TUNABLES", "glibc.malloc.perturb=0")
+    with served(small_models, tmp_path / "log", "--workers", workers) as server:
+        for pid in {server.process.pid, *children(server.process.pid)}:
+            environment = Path(f"/proc/{pid}/environ").read_text()
+            for asked in ("glibc.malloc.perturb=0", "glibc.malloc.arena_max=1", "glibc.malloc.tcache_count=0"):
+                assert environment.count(asked) == 1
