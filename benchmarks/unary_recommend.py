@@ -130,7 +130,11 @@ def load(
 
 
 def serve_command(models_dir: Path) -> list[str]:
-    """Runs ``shortlist serve`` on a free port."""
+    """Runs ``shortlist serve`` on a free port; exits where it would have nothing to serve."""
+    if not list(models_dir.glob("[0-9]*/manifest.json")):
+        sys.exit(
+            f"no version is published in {models_dir}: make demo publishes one, or name a folder with --models-dir"
+        )
     return [sys.executable, "-m", "shortlist_client.main", "serve", "--models-dir", str(models_dir), "--port", "0"]
 
 
