@@ -15,8 +15,10 @@ from shortlist_server.service.fast_calls import Call
 
 log = logging.getLogger(__name__)
 
-_CALLS_AT_ONCE = 256
-"""Calls of a method that gRPC may hand over before the next look at the queue."""
+_CALLS_AT_ONCE = 64
+"""Calls of a method that gRPC may hand over before the next look at the queue: as many as are answered together."""
+
+_REFUSALS_AT_ONCE = 256
 
 _REFUSALS_PER_SECOND = 500
 """Refusing a call takes as long as answering one, 90 us: a twentieth of a core goes into refusals at most. The other
@@ -68,7 +70,7 @@ class Intake:
         self._queue = queue
         self._admission = admission
         self._asked_for = dict.fromkeys(paths, 0)
-        self._refusals = float(_CALLS_AT_ONCE)
+        self._refusals = float(_REFUSALS_AT_ONCE)
         # Calls whose message is asked for, the longest first.
         self._being_read: dict[Call, None] = {}
         self._silent: dict[Call, None] = {}
@@ -78,7 +80,7 @@ class Intake:
     def ask(self) -> None:
         """Lets gRPC hand over as many calls as there is room for, and a few to refuse."""
         now = time.perf_counter()
-        self._refusals = min(self._refusals + (now - self._last_asked) * _REFUSALS_PER_SECOND, _CALLS_AT_ONCE)
+        self._refusals = min(self._refusals + (now - self._last_asked) * _REFUSALS_PER_SECOND, _REFUSALS_AT_ONCE)
         self._last_asked = now
         while self._being_read and (call := next(iter(self._being_read))).arrived < now - _READING_SECONDS:
             del self._being_read[call]
@@ -135,10 +137,10 @@ class Intake:
         left = deadline - time.time()
         if left <= 0:
             return Fate.EXPIRE
-        if self._refusals >= _CALLS_AT_ONCE:
+        if self._refusals >= _REFUSALS_AT_ONCE:
             return Fate.READ
         # Those who keep silent are among those that are read: they shall not turn everybody away.
-        coming = min(len(self._being_read), _CALLS_AT_ONCE)
+        coming = min(len(self._being_read), _REFUSALS_AT_ONCE)
         if left >= self._admission.expected_seconds(together, coming=coming, several=several):
             return Fate.READ
         return Fate.EXPIRE if self.keeps_silent(left) else Fate.REFUSE
@@ -149,7 +151,7 @@ class Intake:
 
     def refused(self) -> None:
         """Takes note of a refusal for lack of room: one too many is one less later, as who came is told at once."""
-        self._refusals = max(self._refusals - 1, -_CALLS_AT_ONCE)
+        self._refusals = max(self._refusals - 1, -_REFUSALS_AT_ONCE)
 
     def let_expire(self, core: Any, deadline: float) -> None:
         """Keeps a call about which nothing is done: gRPC ends it at its deadline, for less.
