@@ -31,7 +31,7 @@ def share_one_heap() -> None:
     others: under callers who misbehave, a server grew from 554 to 651 MB while 25,000 connections came and went, and by
     1 MB with one heap. Of what a thread frees it keeps up to seven pieces of each of 64 sizes, which hold pages
     anywhere on the heap: at rest the heap of a server of 88 threads grew by 8.8 MB while 15,000 connections came and
-    went, and by .5 MB without. Neither costs anything: under the interpreter's lock, threads seldom allocate at the
+    went, and by .4 MB without. Neither costs anything: under the interpreter's lock, threads seldom allocate at the
     same time.
     """
     if "CS_GNU_LIBC_VERSION" not in os.confstr_names or not sys.orig_argv or _STARTED_AGAIN in os.environ:
