@@ -15,7 +15,6 @@ TIDY_SECONDS = 60.0
 
 _WORTHWHILE_BYTES = 1 << 20
 
-
 _TUNABLES = "GLIBC_TUNABLES"
 _ONE_HEAP = "glibc.malloc.arena_max=1:glibc.malloc.tcache_count=0"
 _STARTED_AGAIN = "SHORTLIST_STARTED_AGAIN"

@@ -19,6 +19,7 @@ _CALLS_AT_ONCE = 64
 """Calls of a method that gRPC may hand over before the next look at the queue: as many as are answered together."""
 
 _REFUSALS_AT_ONCE = 256
+"""After a while without any; and so many too many at most are taken off those to come."""
 
 _REFUSALS_PER_SECOND = 500
 """Refusing a call takes as long as answering one, 90 us: a twentieth of a core goes into refusals at most. The other
