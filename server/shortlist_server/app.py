@@ -47,6 +47,7 @@ from shortlist_server.service.shadow import Shadow, ShadowedAnswers
 from shortlist_server.service.silence import SILENT_PROBE_SECONDS, Silence
 from shortlist_server.service.warming import warm
 from shortlist_server.service.weights import weight
+from shortlist_server.telemetry.logs import finish_log
 from shortlist_server.telemetry.observer import Load
 from shortlist_server.telemetry.recorder import Telemetry
 
@@ -259,6 +260,9 @@ class ServerApp:
         return True
 
     def _model_event(self, event: str, version: int, model: LoadedModel | None) -> None:
+        if event == "reading":
+            finish_log()  # whoever reads it may die of it, as where memory runs out
+            return
         self._telemetry.model_event(event, version, model)
         if event == "default" and not self._ready and not self._stopping.is_set():
             self._set_health(ready=True)

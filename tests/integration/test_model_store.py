@@ -1,8 +1,11 @@
 """Which versions of a models folder are served, and when they are read again."""
 
+import io
 import json
+import logging
 import os
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,8 @@ from shortlist_server.model.handover import Handover
 from shortlist_server.model.plan import Policy
 from shortlist_server.model.store import ModelStore
 from shortlist_server.model.versions import State
+from shortlist_server.telemetry.logs import AsideHandler
+from tests.running import serving
 from tests.versions import change_manifest
 
 
@@ -43,6 +48,32 @@ def test_a_bad_folder_is_read_again_only_when_it_has_changed(folder: Path, monke
     for _ in range(3):
         assert not store.refresh()
     assert len(reads) == 1
+
+
+class SlowStream(io.StringIO):
+    """Takes a while for each line."""
+
+    def write(self, text: str) -> int:
+        time.sleep(0.2)
+        return super().write(text)
+
+
+def test_that_a_version_is_being_read_is_written_before_it_is(
+    small_models: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Whoever reads it may die of it, as where memory runs out, and could not say it afterwards."""
+    stream = SlowStream()
+    written: list[str] = []
+
+    def looked_at(*arguments: Any) -> LoadedModel:
+        written.append(stream.getvalue())
+        return load_model(*arguments)
+
+    caplog.set_level(logging.INFO)
+    monkeypatch.setattr(logging.getLogger(), "handlers", [AsideHandler(stream)])
+    monkeypatch.setattr("shortlist_server.model.shelf.load_model", looked_at)
+    with serving(small_models):
+        assert "version 1 is being read\n" in written[0]
 
 
 def test_a_folder_that_fails_in_an_unforeseen_way_does_not_keep_others_from_serving(

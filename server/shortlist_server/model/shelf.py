@@ -94,7 +94,7 @@ class Shelf:
         device: where user tables live, and those of rankers.
         prepare: gets a version ready to answer; what it raises refuses the version.
         keep_going: is called many times while a version is read, and may raise LoadingStopped.
-        on_event: is told "ready" with the version, and "refused".
+        on_event: is told "reading", "ready" with the version, and "refused".
         readings: tells who has died of a version.
     """
 
@@ -243,6 +243,7 @@ class Shelf:
                 again = time.monotonic() + pause
                 raise BadModel(_DIED_OF_IT.format(len(self._readings.deaths(known_as))))
             log.info("version %d is being read", number)
+            self._on_event("reading", number, None)
             with _giving_way():
                 return self._load(folder), "", again
         except LoadingStopped:

@@ -47,8 +47,8 @@ class ModelStore:
         handover: how this process and the other workers of its server agree.
         prepare: gets a version that has been read ready to answer; what it raises refuses the version.
         keep_going: is called many times while a version is read or waited for, and may raise LoadingStopped.
-        on_event: is told what becomes of a version: "ready", "default", "refused" or "unloaded", its number, and the
-            version itself where it is ready.
+        on_event: is told what becomes of a version: "reading", "ready", "default", "refused" or "unloaded", its
+            number, and the version itself where it is ready.
     """
 
     def __init__(
