@@ -44,7 +44,8 @@ def test_a_server_at_seven_tenths_of_saturation_answers_everything_as_fast_at_th
             assert load.failures() == []
             assert {one.version for one in load.outcomes} == {1}
             assert {len(one.item_ids) for one in load.outcomes} == {10}
-            steady.append(in_order(load.outcomes))  # and no more: millions of outcomes would fill memory
+            steady.append(in_order(load.outcomes))
+            del load  # millions of outcomes would fill memory, and those of a round are not to be freed during the next
             rates.append(rate)
         rates.append(_SHARE * saturation(server.address, flat_out_seconds))
         assert server.process.poll() is None
